@@ -1,0 +1,121 @@
+import type { Secret } from '../foundation/secret.ts';
+import type { KeyId, PublicKeyBytes, Signature, SlotId } from './ids.ts';
+
+/**
+ * The contract: what every custody technology is to the rest of Keyslot.
+ *
+ * An engine has slots, a slot opens with a PIN into a session, a session has keys and gives out signers, a
+ * signer signs. Everything else a custody may or may not be able to do is an optional power of its session,
+ * found at run time by a guard. `test/conformance/engine-suite.ts` is this contract as an exam.
+ */
+export interface Engine extends AsyncDisposable {
+  readonly name: EngineName;
+  slots(): Promise<readonly Slot[]>;
+}
+
+/** A place that holds keys behind one PIN. */
+export interface Slot {
+  readonly id: SlotId;
+  /** Needs no PIN. Fails with the engine's start-up errors (MODULE_UNUSABLE, TOKEN_NOT_FOUND, …). */
+  describe(): Promise<SlotDescription>;
+  /**
+   * Hands the PIN to the custody exactly once and never repeats it. The slot does not keep the PIN, and the
+   * caller still owns it. Fails with PIN_REFUSED, PIN_LAST_TRY, PIN_LOCKED, TOKEN_UNAVAILABLE.
+   */
+  open(pin: Secret, signal?: AbortSignal): Promise<Session>;
+}
+
+/**
+ * A slot that accepted its PIN. Disposing it ends the login, after what is in flight has settled; every call
+ * on it or on its signers then fails with SESSION_CLOSED. Calls may run concurrently.
+ */
+export interface Session extends AsyncDisposable {
+  readonly slot: SlotId;
+  /** Every Ed25519 key of the slot that has a valid key id, in no particular order. */
+  keys(): AsyncIterable<KeyInfo>;
+  /** Looks the key up, once; the signer keeps what was found. KEY_UNKNOWN, KEY_AMBIGUOUS. */
+  signer(key: KeyId): Promise<Signer>;
+}
+
+/** The hot path: message bytes in, 64 signature bytes out. */
+export interface Signer {
+  readonly key: KeyInfo;
+  /**
+   * Signs 1 to 16,000 bytes with pure Ed25519 (RFC 8032 §5.1). The message is copied before the call returns.
+   * The signature is *not* verified here: the custodian does that before it releases one.
+   * Fails with MESSAGE_EMPTY, MESSAGE_TOO_LARGE, SLOT_BUSY, REQUEST_ABORTED, SESSION_CLOSED, KEY_UNKNOWN when
+   * the key has gone, and the token's errors. An abort is honoured while waiting; a signature that has started
+   * is finished and dropped.
+   */
+  sign(message: Uint8Array, signal?: AbortSignal): Promise<Signature>;
+}
+
+export interface KeyInfo {
+  readonly id: KeyId;
+  readonly publicKey: PublicKeyBytes;
+  readonly custody: CustodyLabel;
+  readonly exportable: boolean;
+  /** What the custody itself says of the private key, read back and not assumed; named as PKCS#11 names it. */
+  readonly attributes?: KeyAttributes;
+}
+
+/** PKCS#11 v3.1 §4.9, Table 27, in the spelling of the standard without its prefix. */
+export interface KeyAttributes {
+  readonly token: boolean;
+  readonly private: boolean;
+  readonly sensitive: boolean;
+  readonly extractable: boolean;
+  readonly always_sensitive: boolean;
+  readonly never_extractable: boolean;
+  readonly local: boolean;
+}
+
+export interface SlotDescription {
+  readonly id: SlotId;
+  readonly engine: EngineName;
+  readonly custody: CustodyLabel;
+  /** One line that a person recognises the place by. */
+  readonly summary: string;
+  /** What the place says of itself: token label, model, serial, module, … Never a secret. */
+  readonly details: Readonly<Record<string, string | number | boolean>>;
+}
+
+export type EngineName = 'pkcs11' | 'memory';
+
+export type CustodyLabel =
+  | 'hsm-native'
+  | 'hsm-wrapped'
+  | 'kms-native'
+  | 'kms-envelope'
+  | 'threshold'
+  | 'shamir-envelope'
+  | 'simulated-hsm'
+  | 'encrypted-file'
+  | 'memory';
+
+// Optional powers of a session, each one method, each with its guard.
+
+export interface Generates {
+  /** Makes the key inside the custody. KEY_EXISTS; KEY_UNVERIFIED when the new key does not prove itself. */
+  generate(key: KeyId): Promise<KeyInfo>;
+}
+
+export interface Imports {
+  /** Takes a 32-byte seed in. The seed still belongs to the caller. KEY_EXISTS, KEY_MATERIAL_INVALID. */
+  import(key: KeyId, seed: Secret): Promise<KeyInfo>;
+}
+
+export interface Exports {
+  /** The 32-byte seed. The caller owns and disposes it. KEY_UNKNOWN, KEY_NOT_EXPORTABLE. */
+  export(key: KeyId): Promise<Secret>;
+}
+
+export interface Destroys {
+  /** Removes the key for ever. KEY_UNKNOWN. */
+  destroy(key: KeyId): Promise<void>;
+}
+
+export const generates = (session: Session): session is Session & Generates => 'generate' in session;
+export const imports = (session: Session): session is Session & Imports => 'import' in session;
+export const exports = (session: Session): session is Session & Exports => 'export' in session;
+export const destroys = (session: Session): session is Session & Destroys => 'destroy' in session;

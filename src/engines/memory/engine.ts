@@ -1,0 +1,18 @@
+import type { Engine } from '../../custody/engine.ts';
+import type { MemorySettings } from './settings.ts';
+import { MemorySlot } from './slot.ts';
+
+/**
+ * Keys in the memory of this process, for tests and for trying Keyslot out. Nothing reaches the disk.
+ *
+ * The first opening sets the PIN; the keys outlive the session, and end with the engine. Disposing the engine
+ * ends the open sessions, wipes the seeds and the PIN, and leaves the slot answering TOKEN_UNAVAILABLE.
+ */
+export function createMemoryEngine(settings: MemorySettings): Engine {
+  const slot = new MemorySlot(settings.slot);
+  return {
+    name: 'memory',
+    slots: async () => [slot],
+    [Symbol.asyncDispose]: () => slot[Symbol.asyncDispose](),
+  };
+}

@@ -1,0 +1,2 @@
+export { createMemoryEngine } from './engine.ts';
+export { type MemorySettings, memorySettings } from './settings.ts';

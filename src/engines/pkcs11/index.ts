@@ -1,0 +1,13 @@
+import type { Engine } from '../../custody/engine.ts';
+import type { SlotId } from '../../custody/ids.ts';
+import type { Log } from '../../foundation/log.ts';
+import { Pkcs11Engine } from './engine.ts';
+import type { Pkcs11Settings } from './settings.ts';
+
+export { inspectModule, type ModuleReport } from './inspect.ts';
+export { provisionToken } from './provision.ts';
+export { type Pkcs11Settings, pkcs11Settings } from './settings.ts';
+
+/** Keys inside a PKCS#11 token: generated there, signing there, never leaving it. */
+export const createPkcs11Engine = (slot: SlotId, settings: Pkcs11Settings, log: Log): Engine =>
+  new Pkcs11Engine(slot, settings, log);

@@ -1,0 +1,82 @@
+import {
+  CKF_PROTECTED_AUTHENTICATION_PATH,
+  CKF_TOKEN_INITIALIZED,
+  CKF_USER_PIN_COUNT_LOW,
+  CKF_USER_PIN_FINAL_TRY,
+  CKF_USER_PIN_INITIALIZED,
+  CKF_USER_PIN_LOCKED,
+  CKM_EC_EDWARDS_KEY_PAIR_GEN,
+  CKM_EDDSA,
+} from './constants.ts';
+import { Pkcs11Module, type TokenView } from './module.ts';
+
+/** What a module and its tokens say of themselves, without a login. */
+export interface ModuleReport {
+  readonly module: string;
+  readonly library: { description: string; manufacturer: string; version: string; cryptoki: string };
+  readonly tokens: readonly TokenReport[];
+}
+
+export interface TokenReport {
+  readonly label: string;
+  readonly serial: string;
+  readonly model: string;
+  readonly manufacturer: string;
+  readonly firmware: string;
+  readonly initialized: boolean;
+  readonly sessions_max: number;
+  readonly mechanisms: readonly string[];
+  readonly eddsa: boolean;
+  readonly edwardsKeyPairGen: boolean;
+  readonly pin: PinState;
+}
+
+export type PinState =
+  | 'set'
+  | 'not-initialized'
+  | 'count-low'
+  | 'final-try'
+  | 'locked'
+  | 'protected-authentication-path';
+
+/** Loads the module into this process and leaves it finalised. MODULE_UNUSABLE, TOKEN_UNAVAILABLE. */
+export function inspectModule(path: string): ModuleReport {
+  const module = Pkcs11Module.open(path);
+  try {
+    return { module: path, library: module.library, tokens: module.tokens().map(tokenReport) };
+  } finally {
+    module.close();
+  }
+}
+
+function tokenReport(token: TokenView): TokenReport {
+  const mechanisms = token.mechanisms();
+  const offers = (type: number) => mechanisms.some(mechanism => mechanism.type === type);
+  return {
+    label: token.label,
+    serial: token.serial,
+    model: token.model,
+    manufacturer: token.manufacturer,
+    firmware: token.firmware,
+    initialized: (token.flags & CKF_TOKEN_INITIALIZED) !== 0,
+    sessions_max: token.sessions_max,
+    mechanisms: mechanisms.map(({ type, name }) => edwardsNames.get(type) ?? name),
+    eddsa: offers(CKM_EDDSA),
+    edwardsKeyPairGen: offers(CKM_EC_EDWARDS_KEY_PAIR_GEN),
+    pin: pinState(token.flags),
+  };
+}
+
+function pinState(flags: number): PinState {
+  if (flags & CKF_PROTECTED_AUTHENTICATION_PATH) return 'protected-authentication-path';
+  if (flags & CKF_USER_PIN_LOCKED) return 'locked';
+  if (flags & CKF_USER_PIN_FINAL_TRY) return 'final-try';
+  if (flags & CKF_USER_PIN_COUNT_LOW) return 'count-low';
+  return flags & CKF_USER_PIN_INITIALIZED ? 'set' : 'not-initialized';
+}
+
+// The library behind the listing knows the names of PKCS#11 v2.40 only.
+const edwardsNames: ReadonlyMap<number, string> = new Map([
+  [CKM_EC_EDWARDS_KEY_PAIR_GEN, 'EC_EDWARDS_KEY_PAIR_GEN'],
+  [CKM_EDDSA, 'EDDSA'],
+]);

@@ -1,0 +1,128 @@
+import { accessSync, constants as fsConstants } from 'node:fs';
+import * as graphene from 'graphene-pk11';
+import type { Handle } from 'pkcs11js';
+import { KeyslotError } from '../../foundation/errors.ts';
+import { tokenError } from './ckr.ts';
+import { CKF_OS_LOCKING_OK } from './constants.ts';
+import { Cryptoki } from './cryptoki.ts';
+
+/**
+ * A PKCS#11 library in this process. It is loaded once per path, shared by all slots that name it, initialised
+ * for several threads (v3.1 §5.4: CKF_OS_LOCKING_OK, because signatures run on the libuv pool), and finalised
+ * when its last user has gone. It is never unloaded: dlclose under a running vendor thread is a crash.
+ */
+export class Pkcs11Module {
+  readonly path: string;
+  readonly cryptoki: Cryptoki;
+  readonly #module: graphene.Module;
+  #users = 0;
+  /** Serial numbers of tokens that a session of this process is logged in to. */
+  readonly tokensInUse = new Set<string>();
+
+  private constructor(path: string, module: graphene.Module) {
+    this.path = path;
+    this.#module = module;
+    this.cryptoki = new Cryptoki(module.lib);
+  }
+
+  /** Fails with MODULE_UNUSABLE, naming the path. */
+  static open(path: string): Pkcs11Module {
+    const module = loaded.get(path) ?? Pkcs11Module.#load(path);
+    if (module.#users === 0) module.#initialize();
+    module.#users += 1;
+    return module;
+  }
+
+  /** C_Finalize when this was the last user. Nothing may be running in the module then. */
+  close(): void {
+    this.#users -= 1;
+    if (this.#users === 0) this.#module.finalize();
+  }
+
+  get library(): { description: string; manufacturer: string; version: string; cryptoki: string } {
+    const { libraryDescription, manufacturerID, libraryVersion, cryptokiVersion } = this.#module;
+    return {
+      description: libraryDescription.trim(),
+      manufacturer: manufacturerID.trim(),
+      version: `${libraryVersion.major}.${libraryVersion.minor}`,
+      cryptoki: `${cryptokiVersion.major}.${cryptokiVersion.minor}`,
+    };
+  }
+
+  /** Every slot that has a token in it, asked anew. */
+  tokens(): readonly TokenView[] {
+    try {
+      const slots = this.#module.getSlots(true);
+      return Array.from({ length: slots.length }, (_, at) => tokenView(slots.items(at)));
+    } catch (thrown) {
+      throw tokenError(thrown, this.path);
+    }
+  }
+
+  static #load(path: string): Pkcs11Module {
+    try {
+      accessSync(path, fsConstants.R_OK);
+      const module = new Pkcs11Module(path, graphene.Module.load(path));
+      loaded.set(path, module);
+      return module;
+    } catch (cause) {
+      throw new KeyslotError('MODULE_UNUSABLE', `The PKCS#11 module ${path} cannot be loaded.`, { cause });
+    }
+  }
+
+  #initialize(): void {
+    try {
+      this.#module.initialize({ flags: CKF_OS_LOCKING_OK });
+    } catch (cause) {
+      throw new KeyslotError('MODULE_UNUSABLE', `The PKCS#11 module ${this.path} cannot be initialised.`, {
+        cause,
+      });
+    }
+  }
+}
+
+// For the life of the process: a module that is collected would be unloaded under its own threads.
+const loaded = new Map<string, Pkcs11Module>();
+
+/** A token as its module describes it (CK_TOKEN_INFO, v3.1 §3.2), without the padding. */
+export interface TokenView {
+  readonly slotHandle: Handle;
+  readonly label: string;
+  readonly serial: string;
+  readonly model: string;
+  readonly manufacturer: string;
+  readonly firmware: string;
+  readonly flags: number;
+  readonly pinLength_min: number;
+  readonly pinLength_max: number;
+  readonly sessions_max: number;
+  mechanisms(): readonly MechanismView[];
+}
+
+export interface MechanismView {
+  readonly type: number;
+  readonly name: string;
+}
+
+function tokenView(slot: graphene.Slot): TokenView {
+  const token = slot.getToken();
+  return {
+    slotHandle: Buffer.from(slot.handle),
+    label: token.label.trim(),
+    serial: token.serialNumber.trim(),
+    model: token.model.trim(),
+    manufacturer: token.manufacturerID.trim(),
+    firmware: `${token.firmwareVersion.major}.${token.firmwareVersion.minor}`,
+    flags: token.flags,
+    pinLength_min: token.minPinLen,
+    pinLength_max: token.maxPinLen,
+    sessions_max: token.maxSessionCount,
+    mechanisms: () => {
+      const list = slot.getMechanisms();
+      return Array.from({ length: list.length }, (_, at) => {
+        const mechanism = list.items(at);
+        return { type: mechanism.type, name: mechanism.name };
+      });
+    },
+  };
+}

@@ -1,0 +1,91 @@
+import type { Handle } from 'pkcs11js';
+import type { KeyInfo, Signer } from '../../custody/engine.ts';
+import { type Signature, signature } from '../../custody/ids.ts';
+import { KeyslotError } from '../../foundation/errors.ts';
+import { limits } from '../../foundation/limits.ts';
+import { ckrClass, tokenError } from './ckr.ts';
+import { CKM_EDDSA } from './constants.ts';
+import { CkrError, type Cryptoki } from './cryptoki.ts';
+import { abortedError, type SessionPool } from './pool.ts';
+
+/** One key of a token with its handle cached: finding it again would cost a search of the whole token. */
+export class Pkcs11Signer implements Signer {
+  readonly key: KeyInfo;
+  readonly #cryptoki: Cryptoki;
+  readonly #pool: SessionPool;
+  readonly #refind: () => Handle | undefined;
+  #handle: Handle;
+
+  constructor(options: {
+    key: KeyInfo;
+    handle: Handle;
+    cryptoki: Cryptoki;
+    pool: SessionPool;
+    refind(): Handle | undefined;
+  }) {
+    this.key = options.key;
+    this.#handle = options.handle;
+    this.#cryptoki = options.cryptoki;
+    this.#pool = options.pool;
+    this.#refind = options.refind;
+  }
+
+  async sign(message: Uint8Array, signal?: AbortSignal): Promise<Signature> {
+    refuseUnsignable(message);
+    if (signal?.aborted) throw abortedError();
+    const copy = Buffer.alloc(message.length); // ours until the token is done with it, whatever the caller does
+    copy.set(message);
+    const signing = this.#signed(copy, signal);
+    return signal ? untilAborted(signing, signal) : signing;
+  }
+
+  async #signed(message: Buffer, signal: AbortSignal | undefined): Promise<Signature> {
+    try {
+      return signature(await this.#onSession(message, signal));
+    } catch (thrown) {
+      if (!this.#repeatable(thrown)) throw tokenError(thrown, `Signing with ${this.key.id}`);
+    }
+    // Ed25519 is deterministic: the same bytes signed again on a fresh session are the same signature.
+    try {
+      return signature(await this.#onSession(message, signal));
+    } catch (thrown) {
+      throw tokenError(thrown, `Signing with ${this.key.id}`);
+    }
+  }
+
+  #onSession(message: Buffer, signal: AbortSignal | undefined): Promise<Buffer> {
+    return this.#pool.use(session => this.#cryptoki.sign(session, CKM_EDDSA, this.#handle, message), signal);
+  }
+
+  /** Once, when the session had ended, or when the handle was stale and the same key is found again. */
+  #repeatable(thrown: unknown): boolean {
+    if (!(thrown instanceof CkrError)) return false;
+    const kind = ckrClass(thrown.ckr);
+    if (kind === 'session') return true;
+    if (kind !== 'stale-handle') return false;
+    const handle = this.#refind();
+    if (handle === undefined) return false;
+    this.#handle = handle;
+    return true;
+  }
+}
+
+function refuseUnsignable(message: Uint8Array): void {
+  // An empty message would leave a SoftHSM session in an active operation for ever.
+  if (message.length === 0) throw new KeyslotError('MESSAGE_EMPTY', 'The message has no bytes.');
+  if (message.length > limits.message_bytes_max) {
+    throw new KeyslotError(
+      'MESSAGE_TOO_LARGE',
+      `The message has ${message.length} bytes; the most is ${limits.message_bytes_max}.`,
+    );
+  }
+}
+
+/** Answers an abort at once; what the token has begun it finishes, on a session that stays taken meanwhile. */
+function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(abortedError());
+    signal.addEventListener('abort', abort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
+}

@@ -1,0 +1,334 @@
+/**
+ * The error table: every failure Keyslot can answer with, once.
+ *
+ * A code is API and is for ever: clients branch on it, `docs/errors.md` is generated from this table and a
+ * test holds the two equal. `status` is the HTTP status, `retryable` says whether the same request may
+ * succeed later without anybody changing it, `remedy` says what to do and is sent to callers.
+ */
+
+export interface ErrorEntry {
+  readonly status: number;
+  readonly title: string;
+  readonly retryable: boolean;
+  readonly remedy: string;
+}
+
+const refused = (status: number, title: string, remedy: string) =>
+  ({ status, title, retryable: false, remedy }) as const;
+const passing = (status: number, title: string, remedy: string) =>
+  ({ status, title, retryable: true, remedy }) as const;
+
+export const errorTable = {
+  // What the caller sent.
+  BODY_NOT_JSON: refused(400, 'The body is not JSON', 'Send one JSON object, encoded in UTF-8.'),
+  BODY_INVALID: refused(400, 'The body does not have the expected shape', 'Correct the named field.'),
+  FIELD_UNKNOWN: refused(400, 'The body has an unknown field', 'Remove the named field.'),
+  QUERY_INVALID: refused(400, 'A query parameter is not valid', 'Correct the named parameter.'),
+  BASE64_INVALID: refused(
+    400,
+    'A field is not standard base64',
+    'Encode the bytes as RFC 4648 base64 with padding, without line breaks.',
+  ),
+  SIGNATURE_ENCODING_INVALID: refused(
+    400,
+    'The signature is neither base58 nor base64 of 64 bytes',
+    'Send the 64 bytes of the signature as base58 or as standard base64.',
+  ),
+  KEY_ID_INVALID: refused(
+    400,
+    'The key id is not valid',
+    'Use 1 to 63 characters of a-z, 0-9 and "-", starting with a letter or a digit.',
+  ),
+  SLOT_ID_INVALID: refused(
+    400,
+    'The slot id is not valid',
+    'Use 1 to 63 characters of a-z, 0-9 and "-", starting with a letter or a digit.',
+  ),
+  KEY_MATERIAL_INVALID: refused(
+    400,
+    'The key material is not a Solana key',
+    'Send a 32-byte seed, or a 64-byte secret key whose last 32 bytes are the public key of its first 32.',
+  ),
+  MESSAGE_EMPTY: refused(
+    400,
+    'The message is empty',
+    'Send at least one byte; tokens refuse empty messages.',
+  ),
+  MESSAGE_TOO_LARGE: refused(
+    413,
+    'The message is too large',
+    'Send at most the number of bytes that is named.',
+  ),
+  MESSAGE_IS_TRANSACTION: refused(
+    422,
+    'The message is a Solana transaction message',
+    'Send the wire transaction to sign-transaction: a transaction is never signed as a message.',
+  ),
+  OFFCHAIN_MESSAGE_INVALID: refused(
+    422,
+    'The off-chain message envelope is malformed',
+    'Build the envelope with a Solana library: version 0 or 1, a signer list, a non-empty body.',
+  ),
+  TRANSACTION_TRUNCATED: refused(422, 'The transaction ends too early', 'Send the whole wire transaction.'),
+  TRANSACTION_TRAILING_BYTES: refused(
+    422,
+    'The transaction is followed by other bytes',
+    'Send the wire transaction and nothing behind it.',
+  ),
+  TRANSACTION_MALFORMED: refused(
+    422,
+    'The transaction cannot be decoded',
+    'Serialise the transaction with a Solana library and send its base64.',
+  ),
+  TRANSACTION_TOO_LARGE: refused(
+    422,
+    'The transaction is larger than the network accepts',
+    'Keep legacy and v0 transactions within 1,232 bytes and v1 transactions within 4,096.',
+  ),
+  TRANSACTION_VERSION_UNSUPPORTED: refused(
+    422,
+    'The transaction version is not supported',
+    'Use a legacy, v0 or v1 transaction.',
+  ),
+  TRANSACTION_SIGNERS_INVALID: refused(
+    422,
+    'The number of signers is not possible',
+    'A transaction has at least one signer, and as many signature places as its header requires.',
+  ),
+  COMPACT_U16_INVALID: refused(
+    422,
+    'A compact-u16 length overflows or is not minimal',
+    'Serialise the transaction with a Solana library.',
+  ),
+  KEY_NOT_A_SIGNER: refused(
+    422,
+    'The key is not a signer of this transaction',
+    'Use a key whose address is among the required signers of the message.',
+  ),
+  BODY_TOO_LARGE: refused(413, 'The body is too large', 'Send at most the number of bytes that is named.'),
+  BATCH_TOO_LARGE: refused(400, 'The batch has too many items', 'Send at most 100 items in one batch.'),
+  CONTENT_TYPE_UNSUPPORTED: refused(415, 'The content type is not supported', 'Send application/json.'),
+  ROUTE_UNKNOWN: refused(404, 'There is no such route', 'See docs/api.md for the routes.'),
+  METHOD_NOT_ALLOWED: refused(405, 'The route does not take this method', 'Use a method named in Allow.'),
+
+  // Who the caller is, and what it may do.
+  CREDENTIAL_MISSING: refused(
+    401,
+    'No credential was presented',
+    'Present a client certificate of the configured CA, or a bearer token where the profile allows it.',
+  ),
+  CREDENTIAL_UNKNOWN: refused(
+    401,
+    'The credential belongs to no identity',
+    'Ask the operator to list the certificate or token under identities: in keyslot.yaml.',
+  ),
+  PERMISSION_DENIED: refused(
+    403,
+    'The identity may not do this',
+    'Ask the operator for the role or the slot grant that is named.',
+  ),
+  SESSION_REQUIRED: refused(
+    401,
+    'The slot asks for a PIN session',
+    'Open one with POST /v1/slots/{slot}/sessions and send its token in Keyslot-Session.',
+  ),
+  SESSION_EXPIRED: refused(401, 'The session has expired or ended', 'Open a new session.'),
+  SESSION_FOREIGN: refused(
+    403,
+    'The session belongs to another identity or slot',
+    'Use the session that this identity opened for this slot.',
+  ),
+  PIN_INCORRECT: refused(
+    401,
+    'The PIN is not the one that opened the slot',
+    'Check the PIN. It was compared in memory; the token has lost no attempt.',
+  ),
+  PIN_RATE_LIMITED: passing(429, 'Too many PINs in a short time', 'Wait for the time in Retry-After.'),
+  IDENTITY_LOCKED_OUT: passing(
+    429,
+    'The identity is locked out after wrong PINs',
+    'Wait for the time in Retry-After. Other identities and the token are not affected.',
+  ),
+
+  // Keys and slots.
+  KEY_UNKNOWN: refused(404, 'There is no such key', 'List the keys with GET /v1/keys.'),
+  KEY_EXISTS: refused(409, 'A key with this id exists', 'Choose another id; an id is one address for life.'),
+  KEY_AMBIGUOUS: refused(
+    409,
+    'The token holds several keys under this id',
+    'Remove the duplicate object with the vendor tool, then run keyslot doctor.',
+  ),
+  KEY_NOT_EXPORTABLE: refused(409, 'The key cannot leave its custody', 'Ask for a signer instead.'),
+  KEY_MISMATCH: refused(
+    409,
+    'The token holds another public key than the registry',
+    'Do not sign. Find out who changed the token; the registry is never repaired silently.',
+  ),
+  KEY_UNVERIFIED: refused(
+    503,
+    'The new key did not prove itself',
+    'The key was removed again. Run keyslot doctor and look at the log of the appliance.',
+  ),
+  POWER_MISSING: refused(
+    409,
+    'This custody cannot do that',
+    'Use a slot whose engine has the power that is named.',
+  ),
+  SLOT_UNKNOWN: refused(404, 'There is no such slot', 'List the slots with GET /v1/slots.'),
+  SLOT_LOCKED: refused(
+    423,
+    'The slot is locked',
+    'An operator opens it with POST /v1/slots/{slot}/open or keyslot slots open.',
+  ),
+  SLOT_LATCHED: refused(
+    423,
+    'The slot is latched because its token refused the PIN',
+    'Correct the PIN source, or have an operator clear the latch; the refused PIN is not tried again.',
+  ),
+  SLOT_FAILED: passing(
+    503,
+    'The slot has failed',
+    'See the reason in GET /v1/slots and the log; an operator opens the slot again.',
+  ),
+  SLOT_BUSY: passing(503, 'The slot has too many waiting requests', 'Retry after the time in Retry-After.'),
+  SLOT_PIN_REQUIRED: refused(400, 'The slot is attended and needs its PIN', 'Send {"pin": "…"}.'),
+
+  // The token below.
+  PIN_REFUSED: refused(
+    423,
+    'The token refused the PIN',
+    'The slot is latched and the PIN is not tried again. Check the PIN and the remaining attempts with the vendor tool.',
+  ),
+  PIN_LAST_TRY: refused(
+    423,
+    'The token has one PIN attempt left',
+    'Keyslot does not spend the last try. Log in once with the vendor tool to reset the counter.',
+  ),
+  PIN_LOCKED: refused(423, 'The token has locked its PIN', 'Have the security officer reset the PIN.'),
+  TOKEN_UNSUITABLE: refused(
+    503,
+    'The token cannot do what its slot is configured for',
+    'Run keyslot doctor: it names the missing capability and what to change.',
+  ),
+  TOKEN_UNAVAILABLE: passing(
+    503,
+    'The token or its device is not reachable',
+    'Check the device, its network and power; run keyslot doctor.',
+  ),
+  TOKEN_CAPACITY: passing(
+    503,
+    'The token has no room left',
+    'Free sessions or storage on the device (a YubiHSM with a full audit log answers this too).',
+  ),
+  TOKEN_ERROR: passing(
+    503,
+    'The token answered with an error',
+    'Retry once; if it stays, the log has the CKR code and keyslot doctor examines the module.',
+  ),
+  SIGNATURE_WITHHELD: refused(
+    503,
+    'The token produced a signature that does not verify',
+    'Nothing was released. Stop using the token and examine it: it may be faulty or hold another key.',
+  ),
+  SLOT_OPEN: refused(
+    409,
+    'The slot is open already',
+    'Lock the slot first; two slots must not name one token.',
+  ),
+  SESSION_CLOSED: refused(409, 'The slot session was closed', 'Open the slot again.'),
+
+  // The appliance itself.
+  REQUEST_ABORTED: passing(503, 'The request was aborted', 'Send it again.'),
+  DEADLINE_EXCEEDED: passing(
+    504,
+    'The request did not finish in time',
+    'Signing is deterministic: it is safe to send the same request again.',
+  ),
+  CUSTODIAN_UNAVAILABLE: passing(
+    503,
+    'The custodian is not running',
+    'It is being restarted; retry after the time in Retry-After.',
+  ),
+  SHUTTING_DOWN: passing(503, 'The appliance is stopping', 'Send the request to another appliance or later.'),
+  STORE_FAILED: passing(
+    503,
+    'The durable state cannot be written',
+    'Check disk space and permissions of the state folder.',
+  ),
+  STORE_NEWER: refused(
+    503,
+    'The durable state was written by a newer Keyslot',
+    'Start the newer version; it is never downgraded.',
+  ),
+  INTERNAL: refused(
+    500,
+    'Something broke inside Keyslot',
+    'Report it with the requestId; the log has the cause.',
+  ),
+
+  // Refused at start.
+  CONFIG_INVALID: refused(500, 'The configuration is not valid', 'Correct the setting that is named.'),
+  HOME_INVALID: refused(500, 'The state folder cannot be used', 'Check the folder, its owner and its mode.'),
+  HOME_IN_USE: refused(500, 'Another appliance uses this state folder', 'Stop it, or use another --home.'),
+  PORT_IN_USE: refused(500, 'The port cannot be used', 'Stop the other program or choose another --port.'),
+  SECRET_UNREADABLE: refused(
+    500,
+    'A secret cannot be read',
+    'Make the file readable for the user that runs Keyslot and nobody else (mode 0600 or 0400).',
+  ),
+  MODULE_UNUSABLE: refused(
+    500,
+    'The PKCS#11 module cannot be loaded',
+    'Set the absolute path of the vendor library; for SoftHSM install softhsm2.',
+  ),
+  TOKEN_NOT_FOUND: refused(
+    500,
+    'No token matches',
+    'Set tokenLabel or tokenSerial to one of the tokens that are named; keyslot doctor lists them.',
+  ),
+  TOKEN_AMBIGUOUS: refused(500, 'Several tokens match', 'Set tokenSerial: labels need not be unique.'),
+  APPLIANCE_UNREACHABLE: passing(
+    503,
+    'The appliance cannot be reached',
+    'Start it with keyslot serve, or name it with --url.',
+  ),
+} as const satisfies Record<string, ErrorEntry>;
+
+export type ErrorCode = keyof typeof errorTable;
+
+export interface ErrorOptions {
+  /** What went wrong below, for the log only: it is never sent to a caller. */
+  readonly cause?: unknown;
+  /** When the same request may be worth repeating. */
+  readonly retryAfter_s?: number;
+}
+
+/**
+ * A failure with a code of the table. The message says what happened and names the things involved; it is
+ * sent to callers, so it never holds a secret or a text from below (that is what `cause` is for).
+ */
+export class KeyslotError extends Error {
+  readonly code: ErrorCode;
+  readonly retryAfter_s: number | undefined;
+
+  constructor(code: ErrorCode, detail: string, options: ErrorOptions = {}) {
+    super(detail, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'KeyslotError';
+    this.code = code;
+    this.retryAfter_s = options.retryAfter_s;
+  }
+
+  get entry(): ErrorEntry {
+    return errorTable[this.code];
+  }
+}
+
+export const isKeyslotError = (error: unknown): error is KeyslotError => error instanceof KeyslotError;
+
+export const isErrorCode = (code: string): code is ErrorCode => Object.hasOwn(errorTable, code);
+
+/** Whatever was thrown, as an error of the table: what is not one yet becomes INTERNAL with its cause kept. */
+export function toKeyslotError(thrown: unknown): KeyslotError {
+  if (isKeyslotError(thrown)) return thrown;
+  return new KeyslotError('INTERNAL', 'An unexpected error stopped this request.', { cause: thrown });
+}
