@@ -20,7 +20,8 @@ export interface Slot {
   describe(): Promise<SlotDescription>;
   /**
    * Hands the PIN to the custody exactly once and never repeats it. The slot does not keep the PIN, and the
-   * caller still owns it. Fails with PIN_REFUSED, PIN_LAST_TRY, PIN_LOCKED, TOKEN_UNAVAILABLE.
+   * caller still owns it. A slot has one session at a time: SLOT_OPEN. Fails with PIN_REFUSED, PIN_LAST_TRY,
+   * PIN_LOCKED, TOKEN_UNAVAILABLE, REQUEST_ABORTED.
    */
   open(pin: Secret, signal?: AbortSignal): Promise<Session>;
 }

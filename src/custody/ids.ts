@@ -40,5 +40,6 @@ export function signature(bytes: Uint8Array): Signature {
   return bytes as Signature;
 }
 
-/** A caller's text made safe to repeat in an error: short, and without control characters. */
-const quoted = (text: string): string => JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text);
+/** A caller's text made safe to repeat in an error or a log: short, and of visible ASCII only. */
+const quoted = (text: string): string =>
+  JSON.stringify((text.length > 80 ? `${text.slice(0, 80)}...` : text).replace(/[^\x20-\x7e]/g, '?'));

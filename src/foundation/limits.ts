@@ -20,6 +20,8 @@ export const limits = {
   drain_ms: 8_000,
   /** Requests waiting for a session of one slot. */
   slotQueue_items_max: 4_096,
+  /** Calls of one gateway that wait for the custodian. */
+  pendingCalls_max: 8_192,
   /** One frame on the socket between gateway and custodian. */
   frame_bytes_max: 4 * 1024 * 1024,
 } as const;

@@ -21,8 +21,9 @@ export type MessageKind =
  *
  * A signature of a message moves funds if the message is a transaction's, so this errs on the side of
  * `transaction`: it asks only whether the lengths fit, not whether the values make sense, and bytes may
- * follow. Whatever any validator can read is recognised. Text and 32-byte hashes are always `bytes`; of
- * random longer bytes about one in a hundred thousand looks like a transaction (those need the `raw` right).
+ * follow. Whatever any validator can read is recognised. Ordinary text and 32-byte hashes are `bytes`. Of
+ * random bytes, one in a hundred thousand looks like a transaction at 64 bytes, and one in a thousand at a
+ * few kilobytes; who has to sign those needs the `raw` right.
  *
  * Throws OFFCHAIN_MESSAGE_INVALID for bytes that begin as an off-chain message and are not one, and nothing
  * else, whatever the bytes.
@@ -66,22 +67,22 @@ function endOfV0(bytes: Uint8Array): number {
   return walk.at;
 }
 
-// SIMD-0385 gives each bit of the mask a value of four bytes. Validators refuse bits that they do not know,
-// some libraries pass over them: both readings count.
+// SIMD-0385 gives each bit of the mask, which stands at byte 4, a value of four bytes. Validators refuse bits
+// that they do not know, some libraries pass over them: both readings count.
 function isV1(bytes: Uint8Array): boolean {
   const mask = new Walk(bytes, 4).u32();
   return [bitCount(mask), bitCount(mask & 0x1f)].some(values => endOfV1(bytes, values) <= bytes.length);
 }
 
 function endOfV1(bytes: Uint8Array, configValues: number): number {
-  const walk = new Walk(bytes, 40);
+  const walk = new Walk(bytes, 40); // behind version, header, mask and blockhash
   const instructionCount = walk.u8();
   const accountKeyCount = walk.u8();
-  walk.at += accountKeyCount * publicKey_bytes + configValues * 4;
+  walk.skip(accountKeyCount * publicKey_bytes + configValues * 4);
   let payloads_bytes = 0;
   for (let position = 0; position < instructionCount; position += 1) {
-    walk.at += 1;
-    // Agave adds the two lengths in sixteen bits, so a sum beyond them is small to it.
+    walk.skip(1);
+    // Agave has added the two lengths in sixteen bits, so that a sum beyond them was small to it.
     payloads_bytes += (walk.u8() + walk.u16()) & 0xffff;
   }
   return walk.at + payloads_bytes;
@@ -105,21 +106,26 @@ class Walk {
 
   /** Header, account keys, blockhash, instructions: the part that legacy and v0 share. */
   message(): void {
-    this.at += 3;
-    this.at += this.length() * publicKey_bytes + blockhash_bytes;
-    for (let rest = this.length(); rest > 0 && this.at < this.bytes.length; rest -= 1) {
-      this.at += 1;
-      this.at += this.length();
-      this.at += this.length();
+    this.skip(3);
+    this.skip(this.length() * publicKey_bytes + blockhash_bytes);
+    for (let rest = this.length(); rest > 0 && this.at <= this.bytes.length; rest -= 1) {
+      this.skip(1);
+      this.skip(this.length());
+      this.skip(this.length());
     }
   }
 
   lookups(): void {
-    for (let rest = this.length(); rest > 0 && this.at < this.bytes.length; rest -= 1) {
-      this.at += publicKey_bytes;
-      this.at += this.length();
-      this.at += this.length();
+    for (let rest = this.length(); rest > 0 && this.at <= this.bytes.length; rest -= 1) {
+      this.skip(publicKey_bytes);
+      this.skip(this.length());
+      this.skip(this.length());
     }
+  }
+
+  // A method, because `this.at += this.length()` would take the old `at`, from before the length was read.
+  skip(length: number): void {
+    this.at += length;
   }
 
   u8(): number {
@@ -136,11 +142,16 @@ class Walk {
     return this.u16() + this.u16() * 2 ** 16;
   }
 
-  /** A compact-u16 in up to three bytes, in any encoding: old readers took longer ones than needed. */
+  /**
+   * A compact-u16 in up to three bytes, more lenient than any reader known: longer encodings than needed
+   * count, and so does a length that is cut off (kit and web3.js take that for 0).
+   */
   length(): number {
     let value = 0;
     for (let shift = 0; shift < 21; shift += 7) {
-      const byte = this.u8();
+      const byte = this.bytes[this.at];
+      if (byte === undefined) break;
+      this.at += 1;
       value += (byte & 0x7f) << shift;
       if (byte < 0x80) break;
     }

@@ -22,7 +22,7 @@ export interface AddressTableLookupView {
   readonly readonlyIndexes: Uint8Array;
 }
 
-/** The compute budget of a v1 transaction. What is `undefined` was not set; for the limits that means 0. */
+/** The compute budget of a v1 transaction. A limit that was not set is 0 to a validator, and the heap 32 KiB. */
 export interface TransactionConfig {
   /** Lamports for the whole transaction. */
   readonly priorityFee: bigint | undefined;

@@ -7,6 +7,8 @@ import { signaturesFirstLayout } from './signatures-first.ts';
 import { TransactionView } from './transaction-view.ts';
 import { v1_prefix } from './wire-layout.ts';
 
+export type { TransactionView } from './transaction-view.ts';
+
 /**
  * Reads a wire transaction (legacy, v0, or v1 of SIMD-0385) without copying it: the view lends subarrays of
  * `wire`, which must not be changed while the view is used. Signatures are not verified and may be missing

@@ -1,5 +1,5 @@
 import type { Engine } from '../../custody/engine.ts';
-import type { MemorySettings } from './settings.ts';
+import type { SlotId } from '../../custody/ids.ts';
 import { MemorySlot } from './slot.ts';
 
 /**
@@ -8,8 +8,8 @@ import { MemorySlot } from './slot.ts';
  * The first opening sets the PIN; the keys outlive the session, and end with the engine. Disposing the engine
  * ends the open sessions, wipes the seeds and the PIN, and leaves the slot answering TOKEN_UNAVAILABLE.
  */
-export function createMemoryEngine(settings: MemorySettings): Engine {
-  const slot = new MemorySlot(settings.slot);
+export function createMemoryEngine(id: SlotId): Engine {
+  const slot = new MemorySlot(id);
   return {
     name: 'memory',
     slots: async () => [slot],

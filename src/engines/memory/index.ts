@@ -1,2 +1,2 @@
 export { createMemoryEngine } from './engine.ts';
-export { type MemorySettings, memorySettings } from './settings.ts';
+export { memorySettings } from './settings.ts';

@@ -20,7 +20,7 @@ export class MemorySession implements Session, Generates, Imports, Exports, Dest
   readonly #keys: KeyTable;
   readonly #ended: () => void;
   readonly #inFlight = new Set<Promise<unknown>>();
-  #closed = false;
+  #closing: Promise<void> | undefined;
 
   constructor(slot: SlotId, keys: KeyTable, ended: () => void) {
     this.slot = slot;
@@ -60,15 +60,18 @@ export class MemorySession implements Session, Generates, Imports, Exports, Dest
     this.#alive().remove(id);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#closed = true;
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     await Promise.allSettled(this.#inFlight);
     this.#ended();
   }
 
   #alive(): KeyTable {
-    if (this.#closed)
-      throw new KeyslotError('SESSION_CLOSED', `The session of slot ${this.slot} was closed.`);
+    if (this.#closing) throw new KeyslotError('SESSION_CLOSED', `Slot ${this.slot} was closed.`);
     return this.#keys;
   }
 

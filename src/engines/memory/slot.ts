@@ -8,7 +8,7 @@ import { MemorySession } from './session.ts';
 export class MemorySlot implements Slot, AsyncDisposable {
   readonly id: SlotId;
   readonly #keys = new KeyTable();
-  readonly #sessions = new Set<MemorySession>();
+  #session: MemorySession | undefined;
   #pin: Secret | undefined;
   #ended = false;
 
@@ -26,22 +26,24 @@ export class MemorySlot implements Slot, AsyncDisposable {
     };
   }
 
+  /** One session at a time, as on a PKCS#11 token, so that what works here works there: SLOT_OPEN. */
   async open(pin: Secret, signal?: AbortSignal): Promise<Session> {
-    if (this.#ended)
-      throw new KeyslotError('TOKEN_UNAVAILABLE', `The memory of slot ${this.id} has been wiped.`);
+    if (this.#ended) throw new KeyslotError('TOKEN_UNAVAILABLE', `The keys of slot ${this.id} were wiped.`);
     if (signal?.aborted) throw new KeyslotError('REQUEST_ABORTED', `Opening slot ${this.id} was aborted.`);
+    if (this.#session) throw new KeyslotError('SLOT_OPEN', `Slot ${this.id} is open already.`);
     this.#pin ??= pin.copy();
     if (!this.#pin.equals(pin)) {
       throw new KeyslotError('PIN_REFUSED', `Slot ${this.id} was first opened with another PIN.`);
     }
-    const session = new MemorySession(this.id, this.#keys, () => this.#sessions.delete(session));
-    this.#sessions.add(session);
-    return session;
+    this.#session = new MemorySession(this.id, this.#keys, () => {
+      this.#session = undefined;
+    });
+    return this.#session;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended = true;
-    await Promise.all([...this.#sessions].map(session => session[Symbol.asyncDispose]()));
+    await this.#session?.[Symbol.asyncDispose]();
     this.#keys[Symbol.dispose]();
     this.#pin?.[Symbol.dispose]();
     this.#pin = undefined;

@@ -19,7 +19,7 @@ import {
 } from './constants.ts';
 import { CkrError } from './cryptoki.ts';
 import type { Pkcs11Module, TokenView } from './module.ts';
-import { SessionPool } from './pool.ts';
+import { abortedError, SessionPool } from './pool.ts';
 import { Pkcs11Session } from './session.ts';
 import type { Pkcs11Settings } from './settings.ts';
 
@@ -64,7 +64,7 @@ export class Pkcs11Slot implements Slot {
    * in" without looking at the PIN.
    */
   async open(pin: Secret, signal?: AbortSignal): Promise<Session> {
-    signal?.throwIfAborted();
+    if (signal?.aborted) throw abortedError();
     const token = this.#token();
     if (this.#module.tokensInUse.has(token.serial)) {
       throw new KeyslotError('SLOT_OPEN', `The token "${token.label}" is open in this process already.`);

@@ -7,7 +7,9 @@ import { Secret } from '../../../src/foundation/secret.ts';
 
 /** Where Debian and Ubuntu put SoftHSM's library; scripts/test installs it. */
 export const softHsmModule = (): string => {
-  const found = ['/usr/lib/softhsm/libsofthsm2.so', '/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so'].find(existsSync);
+  const found = ['/usr/lib/softhsm/libsofthsm2.so', '/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so'].find(
+    existsSync,
+  );
   if (found) return found;
   throw new Error('SoftHSM is not installed: run scripts/test, which installs it.');
 };

@@ -1,0 +1,85 @@
+import { LocalCustodian } from '../custodian/custodian.ts';
+import type { Identity } from '../custodian/identities.ts';
+import { CustodianServer } from '../custodian/server.ts';
+import type { SlotSetting } from '../custodian/slot-keeper.ts';
+import { isSettingError } from '../custodian/slot-keeper.ts';
+import type { Engine } from '../custody/engine.ts';
+import { slotId } from '../custody/ids.ts';
+import type { Log } from '../foundation/log.ts';
+import { Secret } from '../foundation/secret.ts';
+import { Store } from '../store/store.ts';
+import type { Credential } from '../wire/custodian.ts';
+import { createEngine } from './catalogue.ts';
+import { runAsChild } from './child.ts';
+import type { Config, IdentityConfig, SlotConfig } from './config.ts';
+import { createLog } from './logger.ts';
+import { readSecret } from './secrets.ts';
+
+/** The process that holds the keys: engines, slots, state. It listens on no network. */
+
+export interface CustodianBoot {
+  readonly config: Config;
+  readonly identities: readonly (Pick<IdentityConfig, 'name' | 'roles' | 'slots'> & {
+    credential: Credential;
+  })[];
+  readonly storeFile: string;
+  readonly socketFile: string;
+  readonly bootSecret: Uint8Array;
+  /** At the first start a wrong setting stops the appliance; later it only takes its slot out of service. */
+  readonly firstStart: boolean;
+}
+
+async function start(boot: CustodianBoot) {
+  process.umask(0o077);
+  const log = createLog('custodian');
+  const { config } = boot;
+  await using opened = new AsyncDisposableStack();
+  const store = opened.use(new Store(boot.storeFile));
+  const slots: SlotSetting[] = [];
+  for (const slot of config.slots) {
+    const engine = opened.use(createEngine(slot, log));
+    slots.push(await slotSetting(config, slot, engine));
+  }
+  const { idle_s, absolute_s } = config.sessions;
+  const custodian = opened.use(
+    await LocalCustodian.create({
+      store,
+      slots,
+      identities: boot.identities.map(identityOf),
+      sessions: { idle_ms: idle_s * 1000, absolute_ms: absolute_s * 1000 },
+      log,
+    }),
+  );
+  await openSlots(custodian, boot.firstStart, log);
+  const bootSecret = opened.use(Secret.fromBytes(boot.bootSecret, { wipe: true }));
+  opened.use(await CustodianServer.listen({ path: boot.socketFile, bootSecret, custodian, log }));
+  const keep = opened.move(); // disposed in reverse: first the server, last the store
+  return { ready: {}, stop: () => keep.disposeAsync() };
+}
+
+async function openSlots(custodian: LocalCustodian, firstStart: boolean, log: Log): Promise<void> {
+  for (const failure of await custodian.openUnattended()) {
+    if (firstStart && isSettingError(failure)) throw failure;
+    log.error({ err: failure }, 'a slot could not be opened');
+  }
+}
+
+async function slotSetting(config: Config, slot: SlotConfig, engine: Engine): Promise<SlotSetting> {
+  const [first] = await engine.slots();
+  if (!first) throw new TypeError(`The engine of slot ${slot.id} has no slot.`);
+  const { pin } = slot;
+  return {
+    slot: first,
+    access: slot.access,
+    ...('attended' in pin ? {} : { readPin: () => readSecret(config, pin, `slots.${slot.id}.pin`) }),
+  };
+}
+
+const identityOf = ({ name, roles, slots, credential }: CustodianBoot['identities'][number]): Identity => ({
+  name,
+  roles,
+  slots: slots === '*' ? '*' : slots.map(slotId),
+  credential,
+});
+
+runAsChild(start);

@@ -1,0 +1,143 @@
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { stringify } from 'yaml';
+import { KeyslotError } from '../foundation/errors.ts';
+import { Secret } from '../foundation/secret.ts';
+import { createAuthority } from './certificates.ts';
+import { configFile } from './config.ts';
+import { privateFolder } from './home.ts';
+
+/**
+ * A state folder for development: a SoftHSM token directory with random PINs, a CA of its own with a server and
+ * a client certificate, a bearer token, and a `keyslot.yaml` that puts them together. Whatever is there already
+ * is kept, so it may be called again at every start. The token itself is made by `provisionToken`, in a process
+ * that has SOFTHSM2_CONF in its environment.
+ */
+export async function prepareDevelopmentHome(options: {
+  home: string;
+  module: string;
+  tokenLabel: string;
+  port: number;
+  opsPort: number;
+}): Promise<DevelopmentHome> {
+  const { home } = options;
+  privateFolder(home);
+  for (const folder of ['secrets', 'tls', 'softhsm', 'softhsm/tokens']) privateFolder(join(home, folder));
+  const files = {
+    soPin: join(home, 'secrets', 'so.pin'),
+    userPin: join(home, 'secrets', 'user.pin'),
+    bearerToken: join(home, 'secrets', 'developer.token'),
+    softhsmConf: join(home, 'softhsm', 'softhsm2.conf'),
+  };
+  keepOrWrite(files.soPin, () => randomPin());
+  keepOrWrite(files.userPin, () => randomPin());
+  keepOrWrite(files.bearerToken, () => randomBytes(32).toString('base64url'));
+  // Written anew each time, because it names the folder, and folders are moved.
+  writeFileSync(files.softhsmConf, softhsmConf(join(home, 'softhsm', 'tokens')), { mode: 0o600 });
+  await keepOrIssueCertificates(join(home, 'tls'));
+  keepOrWrite(join(home, configFile), () => developmentConfig(options));
+  return files;
+}
+
+export interface DevelopmentHome {
+  readonly soPin: string;
+  readonly userPin: string;
+  readonly bearerToken: string;
+  readonly softhsmConf: string;
+}
+
+/** Where Debian, Ubuntu, Fedora and Alpine put SoftHSM's library. MODULE_UNUSABLE when it is nowhere. */
+export function findSoftHsm(): string {
+  const found = softHsmPaths.find(path => existsSync(path));
+  if (found) return found;
+  throw new KeyslotError(
+    'MODULE_UNUSABLE',
+    `SoftHSM is not installed: none of ${softHsmPaths.join(', ')} exists.`,
+  );
+}
+
+const softHsmPaths = [
+  '/usr/lib/softhsm/libsofthsm2.so',
+  '/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so',
+  '/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so',
+  '/usr/lib64/softhsm/libsofthsm2.so',
+];
+
+export const secretFile = (path: string): Secret => Secret.fromText(readFileSync(path, 'utf8').trim());
+
+/** Exclusive creation: two starts at once never end up with two halves of different secrets. */
+function keepOrWrite(path: string, content: () => string): void {
+  try {
+    writeFileSync(path, `${content()}\n`, { mode: 0o600, flag: 'wx' });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+}
+
+const randomPin = (): string => randomBytes(12).toString('hex');
+
+const softhsmConf = (tokens: string): string =>
+  [
+    `directories.tokendir = ${tokens}`,
+    'objectstore.backend = file',
+    'objectstore.umask = 0077',
+    'log.level = ERROR',
+    'slots.removable = false',
+    '',
+  ].join('\n');
+
+async function keepOrIssueCertificates(folder: string): Promise<void> {
+  if (existsSync(join(folder, 'complete'))) return;
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const authority = await createAuthority('Keyslot development CA');
+  const server = await authority.issueServer(['localhost', '127.0.0.1', '::1']);
+  const developer = await authority.issueClient('developer');
+  const pairs = { ca: authority, server, developer };
+  for (const [name, { certificate, key }] of Object.entries(pairs)) {
+    writeFileSync(join(folder, `${name}.crt`), `${certificate}\n`, { mode: 0o644 });
+    writeFileSync(join(folder, `${name}.key`), `${key}\n`, { mode: 0o600 });
+  }
+  writeFileSync(join(folder, 'complete'), '');
+}
+
+const developmentConfig = (options: {
+  module: string;
+  tokenLabel: string;
+  port: number;
+  opsPort: number;
+}): string =>
+  stringify({
+    profile: 'development',
+    listen: { host: '127.0.0.1', port: options.port },
+    ops: { host: '127.0.0.1', port: options.opsPort },
+    tls: { certificate: 'tls/server.crt', key: 'tls/server.key', clientCa: 'tls/ca.crt' },
+    slots: [
+      {
+        id: 'main',
+        engine: 'pkcs11',
+        pin: { file: 'secrets/user.pin' },
+        access: 'identity',
+        settings: {
+          module: options.module,
+          tokenLabel: options.tokenLabel,
+          environment: { SOFTHSM2_CONF: '${home}/softhsm/softhsm2.conf' },
+        },
+      },
+    ],
+    identities: [
+      {
+        name: 'developer',
+        roles: ['operator', 'signer'],
+        slots: '*',
+        certificate: { file: 'tls/developer.crt' },
+      },
+      {
+        name: 'developer-token',
+        roles: ['operator', 'signer'],
+        slots: '*',
+        token: { file: 'secrets/developer.token' },
+      },
+    ],
+    command: { certificate: 'tls/developer.crt', key: 'tls/developer.key', ca: 'tls/ca.crt' },
+  }).trimEnd();

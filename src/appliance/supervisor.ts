@@ -1,0 +1,240 @@
+import { createHash, randomBytes, X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { KeyslotError } from '../foundation/errors.ts';
+import type { Log } from '../foundation/log.ts';
+import { Secret } from '../foundation/secret.ts';
+import type { Credential } from '../wire/custodian.ts';
+import { Child, entryOf } from './child.ts';
+import {
+  type Config,
+  type IdentityConfig,
+  inHome,
+  moduleEnvironment,
+  secretVariables,
+  signingThreads,
+} from './config.ts';
+import type { CustodianBoot } from './custodian-process.ts';
+import { childEnvironment } from './environment.ts';
+import type { GatewayBoot, GatewayReady } from './gateway-process.ts';
+import { Home } from './home.ts';
+import { readSecret } from './secrets.ts';
+
+/**
+ * The parent of both processes: starts the custodian, then the gateway, restarts whichever dies, and stops
+ * them in the order that loses nothing: the gateway answers what is in flight before the custodian goes.
+ */
+export class Supervisor implements AsyncDisposable {
+  readonly #config: Config;
+  readonly #log: Log;
+  readonly #home: Home;
+  readonly #bootSecret: Secret;
+  readonly #plans: { readonly custodian: Plan; readonly gateway: Plan };
+  #custodian: Child | undefined;
+  #gateway: Child | undefined;
+  #stopping = false;
+  #listening: GatewayReady = { url: '', opsUrl: '' };
+
+  private constructor(config: Config, home: Home, log: Log, identities: CustodianBoot['identities']) {
+    this.#config = config;
+    this.#home = home;
+    this.#log = log;
+    this.#bootSecret = Secret.fromBytes(randomBytes(32), { wipe: true });
+    this.#plans = { custodian: this.#custodianPlan(identities), gateway: this.#gatewayPlan() };
+  }
+
+  /** Resolves when both processes serve. Fails with the first wrong setting, and then leaves nothing running. */
+  static async start(config: Config, log: Log): Promise<Supervisor> {
+    const home = new Home(config.home);
+    let supervisor: Supervisor | undefined;
+    try {
+      supervisor = new Supervisor(config, home, log, await identitiesOf(config));
+      await supervisor.#startBoth();
+      return supervisor;
+    } catch (error) {
+      await supervisor?.[Symbol.asyncDispose]();
+      if (!supervisor) home[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get url(): string {
+    return this.#listening.url;
+  }
+
+  get opsUrl(): string {
+    return this.#listening.opsUrl;
+  }
+
+  get processes(): { readonly custodian: number | undefined; readonly gateway: number | undefined } {
+    return { custodian: this.#custodian?.pid, gateway: this.#gateway?.pid };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    await this.#gateway?.stop(gatewayStop_ms);
+    await this.#custodian?.stop(custodianStop_ms);
+    this.#bootSecret[Symbol.dispose]();
+    this.#home[Symbol.dispose]();
+  }
+
+  async #startBoth(): Promise<void> {
+    this.#custodian = this.#spawn(this.#plans.custodian, true);
+    await this.#custodian.ready();
+    this.#gateway = this.#spawn(this.#plans.gateway, true);
+    this.#listening = await this.#gateway.ready<GatewayReady>();
+    this.#home.announce({ ...this.#listening, pid: process.pid });
+    this.#keepAlive(this.#plans.custodian, this.#custodian);
+    this.#keepAlive(this.#plans.gateway, this.#gateway);
+  }
+
+  /** Restarts a process that ended by itself: at once when it had run for a while, else ever more slowly. */
+  async #keepAlive(plan: Plan, first: Child): Promise<void> {
+    let child = first;
+    let started_ms = performance.now();
+    let wait_ms = restart_ms_min;
+    for (;;) {
+      const how = await child.exited;
+      if (this.#stopping) return;
+      if (performance.now() - started_ms > stable_ms) wait_ms = restart_ms_min;
+      this.#log.error({ process: plan.name, how, restartIn_ms: wait_ms }, 'a process ended and is restarted');
+      await new Promise(resolve => setTimeout(resolve, wait_ms));
+      if (this.#stopping) return;
+      wait_ms = Math.min(wait_ms * 2, restart_ms_max);
+      started_ms = performance.now();
+      child = this.#spawn(plan, false);
+      plan.keep(child);
+      child.ready().then(
+        () => this.#log.info({ process: plan.name }, 'a process is serving again'),
+        error => this.#log.error({ process: plan.name, err: error }, 'a process could not start'),
+      );
+    }
+  }
+
+  #spawn(plan: Plan, firstStart: boolean): Child {
+    const boot = this.#bootSecret.use(secret => plan.boot(Buffer.from(secret), firstStart));
+    return new Child({ entry: plan.entry, flags: plan.flags, environment: plan.environment, boot });
+  }
+
+  #custodianPlan(identities: CustodianBoot['identities']): Plan {
+    const config = this.#config;
+    const { storeFile, socketFile } = this.#home;
+    return {
+      name: 'custodian',
+      entry: entryOf('custodian-process'),
+      flags: hardened,
+      environment: childEnvironment(
+        { ...moduleEnvironment(config), UV_THREADPOOL_SIZE: String(signingThreads(config)) },
+        secretVariables(config),
+      ),
+      boot: (bootSecret, firstStart): CustodianBoot => ({
+        config,
+        identities,
+        storeFile,
+        socketFile,
+        bootSecret,
+        firstStart,
+      }),
+      keep: child => {
+        this.#custodian = child;
+      },
+    };
+  }
+
+  #gatewayPlan(): Plan {
+    const { listen, ops } = this.#config;
+    const tls = tlsOf(this.#config);
+    const { socketFile } = this.#home;
+    return {
+      name: 'gateway',
+      entry: entryOf('gateway-process'),
+      flags: [...hardened, ...confined],
+      environment: childEnvironment({}),
+      boot: (bootSecret): GatewayBoot => ({
+        // After the first start the ports are known: whoever asked for "any port" keeps the one it was given.
+        listen: { ...listen, port: portOf(this.#listening.url) ?? listen.port },
+        ops: { ...ops, port: portOf(this.#listening.opsUrl) ?? ops.port },
+        tls,
+        requireCertificate: !this.#config.identities.some(identity => 'token' in identity),
+        socketFile,
+        bootSecret,
+      }),
+      keep: child => {
+        this.#gateway = child;
+      },
+    };
+  }
+}
+
+interface Plan {
+  readonly name: string;
+  readonly entry: string;
+  readonly flags: readonly string[];
+  readonly environment: Record<string, string>;
+  boot(bootSecret: Uint8Array, firstStart: boolean): unknown;
+  keep(child: Child): void;
+}
+
+// Together below the ten seconds that an init system usually grants.
+const gatewayStop_ms = 4_500;
+const custodianStop_ms = 4_500;
+const restart_ms_min = 50;
+const restart_ms_max = 5_000;
+const stable_ms = 10_000;
+
+/** For every process: no prototype tricks, no code from strings, no debugger that a signal opens. */
+const hardened = ['--disable-proto=throw', '--disallow-code-generation-from-strings', '--disable-sigusr1'];
+
+/** Node's permission model: reads its own code and nothing else, writes nothing, starts nothing, loads no addon. */
+const confined = [
+  '--permission',
+  ...['../', '../../node_modules', '../../package.json'].map(
+    path => `--allow-fs-read=${fileURLToPath(new URL(path, import.meta.url))}`,
+  ),
+];
+
+const portOf = (url: string): number | undefined => (url === '' ? undefined : Number(new URL(url).port));
+
+function tlsOf(config: Config): GatewayBoot['tls'] {
+  const read = (setting: 'certificate' | 'key' | 'clientCa'): string => {
+    const path = inHome(config, config.tls[setting]);
+    try {
+      return readFileSync(path, 'utf8');
+    } catch (cause) {
+      throw new KeyslotError('CONFIG_INVALID', `tls.${setting}: ${path} cannot be read.`, { cause });
+    }
+  };
+  return { cert: read('certificate'), key: read('key'), ca: read('clientCa') };
+}
+
+const identitiesOf = (config: Config): Promise<CustodianBoot['identities']> =>
+  Promise.all(
+    config.identities.map(async identity => ({
+      name: identity.name,
+      roles: identity.roles,
+      slots: identity.slots,
+      credential: await credentialOf(config, identity),
+    })),
+  );
+
+/** Of a token only its digest goes on: the custodian can recognise it and not repeat it. */
+async function credentialOf(config: Config, identity: IdentityConfig): Promise<Credential> {
+  const setting = `identities.${identity.name}`;
+  if ('token' in identity) {
+    using token = await readSecret(config, identity.token, `${setting}.token`);
+    return { token: token.use(sha256) };
+  }
+  if ('spki' in identity.certificate) return { certificate: identity.certificate.spki };
+  const path = inHome(config, identity.certificate.file);
+  try {
+    const { publicKey } = new X509Certificate(readFileSync(path));
+    return { certificate: sha256(publicKey.export({ format: 'der', type: 'spki' })) };
+  } catch (cause) {
+    throw new KeyslotError('CONFIG_INVALID', `${setting}.certificate.file: ${path} is not a certificate.`, {
+      cause,
+    });
+  }
+}
+
+const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');

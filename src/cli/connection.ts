@@ -1,0 +1,95 @@
+import { readFileSync } from 'node:fs';
+import { request } from 'node:https';
+import { type Config, inHome, readConfig } from '../appliance/config.ts';
+import { runningAppliance } from '../appliance/home.ts';
+import { isErrorCode, KeyslotError } from '../foundation/errors.ts';
+
+/** The options that every command has. */
+export interface SharedOptions {
+  readonly home?: string;
+  readonly json?: boolean;
+}
+
+/** The state folder's configuration. HOME_INVALID when nobody said which folder. */
+export function configOf({ home }: SharedOptions): Config {
+  if (home) return readConfig(home);
+  throw new KeyslotError('HOME_INVALID', 'No state folder is named: use --home or set KEYSLOT_HOME.');
+}
+
+/**
+ * Calls to the appliance of a state folder, with the client certificate that its `command:` setting names.
+ * A problem that the appliance answers with is thrown as the error that it is.
+ */
+export class Connection {
+  readonly #url: string;
+  readonly #tls: { cert: Buffer; key: Buffer; ca: Buffer };
+
+  constructor(config: Config) {
+    const { host, port } = config.listen;
+    this.#url = runningAppliance(config.home)?.url ?? `https://${host}:${port}`;
+    const { command } = config;
+    if (!command) {
+      throw new KeyslotError(
+        'CONFIG_INVALID',
+        'command: names no client certificate for the keyslot command.',
+      );
+    }
+    const read = (path: string) => readFileSync(inHome(config, path));
+    this.#tls = { cert: read(command.certificate), key: read(command.key), ca: read(command.ca) };
+  }
+
+  async get<T>(path: string): Promise<T> {
+    return (await this.#exchange('GET', path, undefined)) as T;
+  }
+
+  async post<T>(path: string, body: unknown): Promise<T> {
+    return (await this.#exchange('POST', path, JSON.stringify(body))) as T;
+  }
+
+  async #exchange(method: string, path: string, body: string | undefined): Promise<unknown> {
+    const { status, text } = await this.#send(method, path, body);
+    const answer = parsed(text);
+    if (status < 400) return answer;
+    const { code = '', detail = '' } = (answer ?? {}) as { code?: string; detail?: string };
+    throw new KeyslotError(
+      isErrorCode(code) ? code : 'INTERNAL',
+      detail || `The appliance answered ${status}.`,
+    );
+  }
+
+  #send(method: string, path: string, body: string | undefined): Promise<{ status: number; text: string }> {
+    const { promise, resolve, reject } = Promise.withResolvers<{ status: number; text: string }>();
+    const headers =
+      body === undefined
+        ? {}
+        : { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) };
+    const sent = request(
+      new URL(path, this.#url),
+      { method, headers, ...this.#tls, timeout: answer_ms },
+      response => {
+        const chunks: Buffer[] = [];
+        response.on('data', chunk => chunks.push(chunk));
+        response.on('end', () =>
+          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString() }),
+        );
+        response.on('error', reject);
+      },
+    );
+    sent.on('timeout', () => sent.destroy(new Error('no answer in time')));
+    sent.on('error', cause => {
+      reject(new KeyslotError('APPLIANCE_UNREACHABLE', `No appliance answers at ${this.#url}.`, { cause }));
+    });
+    sent.end(body);
+    return promise;
+  }
+}
+
+const answer_ms = 40_000;
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new KeyslotError('APPLIANCE_UNREACHABLE', 'Something else than Keyslot answers there.', { cause });
+  }
+}

@@ -1,0 +1,37 @@
+import { readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { Writable } from 'node:stream';
+import { KeyslotError } from '../foundation/errors.ts';
+import { Secret } from '../foundation/secret.ts';
+
+/** A PIN from a file, or typed without being shown; never from the command line, where everybody can read it. */
+export async function readPin(file: string | undefined, prompt: string): Promise<Secret> {
+  const text = file === undefined ? await typed(prompt) : fileText(file).split(/\r?\n/)[0];
+  if (text) return Secret.fromText(text);
+  throw new KeyslotError('SECRET_UNREADABLE', 'The PIN is empty.');
+}
+
+/** A file as text; `-` is standard input. SECRET_UNREADABLE. */
+export function fileText(file: string): string {
+  try {
+    return readFileSync(file === '-' ? 0 : file, 'utf8');
+  } catch (cause) {
+    throw new KeyslotError('SECRET_UNREADABLE', `${file} cannot be read.`, { cause });
+  }
+}
+
+function typed(prompt: string): Promise<string> {
+  if (!process.stdin.isTTY) {
+    throw new KeyslotError('SECRET_UNREADABLE', 'There is no terminal to ask for the PIN: use --pin-file.');
+  }
+  process.stderr.write(prompt);
+  const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
+  const terminal = createInterface({ input: process.stdin, output: silent, terminal: true });
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  terminal.once('line', resolve);
+  terminal.once('SIGINT', () => reject(new KeyslotError('REQUEST_ABORTED', 'No PIN was given.')));
+  return promise.finally(() => {
+    terminal.close();
+    process.stderr.write('\n');
+  });
+}

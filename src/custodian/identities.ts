@@ -1,0 +1,42 @@
+import type { SlotId } from '../custody/ids.ts';
+import { KeyslotError } from '../foundation/errors.ts';
+import type { Credential } from '../wire/custodian.ts';
+
+/** Somebody whom the configuration names. */
+export interface Identity {
+  readonly name: string;
+  readonly roles: readonly Role[];
+  /** The slots whose keys this identity may use or manage without a PIN session. */
+  readonly slots: readonly SlotId[] | '*';
+  /** How it is recognised: SHA-256, in hexadecimal. */
+  readonly credential: Credential;
+}
+
+export type Role = 'operator' | 'signer';
+
+/** Credential → identity. Deny by default: what is not listed is nobody. */
+export class Identities {
+  readonly #byCredential: ReadonlyMap<string, Identity>;
+
+  constructor(identities: readonly Identity[]) {
+    this.#byCredential = new Map(identities.map(identity => [keyOf(identity.credential), identity]));
+  }
+
+  /**
+   * CREDENTIAL_MISSING, CREDENTIAL_UNKNOWN. A look-up by digest needs no constant-time comparison: whoever
+   * could steer the digest bit by bit would have to invert SHA-256 first.
+   */
+  authenticate(credential: Credential | undefined): Identity {
+    if (!credential) throw new KeyslotError('CREDENTIAL_MISSING', 'The request carries no credential.');
+    const identity = this.#byCredential.get(keyOf(credential));
+    if (identity) return identity;
+    throw new KeyslotError('CREDENTIAL_UNKNOWN', 'The credential that was presented belongs to no identity.');
+  }
+}
+
+export const mayUseSlot = (identity: Identity, slot: SlotId): boolean =>
+  identity.slots === '*' || identity.slots.includes(slot);
+
+// A token can never pass for a certificate, nor the other way round, even with the same digest.
+const keyOf = (credential: Credential): string =>
+  'certificate' in credential ? `certificate:${credential.certificate}` : `token:${credential.token}`;

@@ -1,0 +1,304 @@
+import type { KeyInfo, Session, Signer, Slot, SlotDescription } from '../custody/engine.ts';
+import type { KeyId, SlotId } from '../custody/ids.ts';
+import type { Clock } from '../foundation/clock.ts';
+import { createVerifier, type Verifier } from '../foundation/ed25519.ts';
+import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
+import type { Log } from '../foundation/log.ts';
+import type { Secret } from '../foundation/secret.ts';
+import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
+import type { Latches } from '../store/latches.ts';
+import type { AccessMode, SlotState, SlotView } from '../wire/views.ts';
+import type { PinGuard } from './pin-guard.ts';
+
+/**
+ * One configured slot and its state: `locked → open ⇄ degraded → failed`, and `latched` once its token has
+ * refused a PIN. The keeper alone decides when a token hears a PIN: one opening at a time, one attempt each.
+ */
+export class SlotKeeper {
+  readonly id: SlotId;
+  readonly access: AccessMode;
+  readonly #setting: SlotSetting;
+  readonly #world: KeeperWorld;
+  #description: SlotDescription;
+  #state: SlotState = 'locked';
+  #reason: { code: ErrorCode; detail: string } | undefined;
+  #findings: SlotView['findings'] = [];
+  #opened: Opened | undefined;
+  #opening: Promise<void> | undefined;
+
+  constructor(setting: SlotSetting, description: SlotDescription, world: KeeperWorld) {
+    this.id = setting.slot.id;
+    this.access = setting.access;
+    this.#setting = setting;
+    this.#description = description;
+    this.#world = world;
+  }
+
+  get state(): SlotState {
+    return this.#state;
+  }
+
+  /** Unattended slots open by themselves; an attended one waits for its operator. */
+  get attended(): boolean {
+    return this.#setting.readPin === undefined;
+  }
+
+  view(): SlotView {
+    const { engine, custody, summary, details } = this.#description;
+    return {
+      id: this.id,
+      engine,
+      custody,
+      state: this.#state,
+      ...(this.#reason ? { reason: this.#reason } : {}),
+      access: this.access,
+      attended: this.attended,
+      summary,
+      details: { ...details },
+      findings: this.#findings,
+    };
+  }
+
+  /**
+   * Opens the slot with the PIN that is given, or else with the one of the configured source. On an open slot
+   * the PIN is only compared. Concurrent openings are one: the later ones compare with the first one's PIN.
+   * SLOT_LATCHED, SLOT_PIN_REQUIRED, SECRET_UNREADABLE, PIN_INCORRECT, and the failures of `Slot.open`.
+   */
+  async open(given: Secret | undefined, by: string): Promise<void> {
+    if (this.#opening) await this.#opening.catch(() => undefined);
+    if (this.#opened) {
+      if (given) this.#world.pins.compare(by, given, this.#opened.pinDigest);
+      return;
+    }
+    if (this.#state === 'latched') throw this.#latchedError();
+    this.#world.pins.admit(by);
+    this.#opening = this.#openWith(given, by);
+    try {
+      await this.#opening;
+    } finally {
+      this.#opening = undefined;
+    }
+  }
+
+  /** Ends the login. What is signing finishes first; the slot refuses new work at once. */
+  async lock(): Promise<void> {
+    await this.#opening?.catch(() => undefined);
+    await this.#close('locked', undefined);
+  }
+
+  /** An operator says that the refused PIN may be tried again. Costs no attempt by itself. */
+  clearLatch(): void {
+    this.#world.latches.clear(this.id);
+    if (this.#state === 'latched') this.#enter('locked', undefined);
+  }
+
+  /** Compares a caller's PIN in memory. SLOT_LOCKED and its kin, PIN_INCORRECT and its limits. */
+  comparePin(pin: Secret, by: string): void {
+    this.#world.pins.compare(by, pin, this.#openedOrThrow().pinDigest);
+  }
+
+  session(): Session {
+    return this.#openedOrThrow().session;
+  }
+
+  /**
+   * The signer of a registered key, looked up once. KEY_MISMATCH when the token holds another public key than
+   * the registry: then nothing is signed at all.
+   */
+  signer(record: KeyRecord): Promise<BoundSigner> {
+    const opened = this.#openedOrThrow();
+    const known = opened.signers.get(record.id);
+    if (known) return known;
+    const bound = this.#bind(opened.session, record);
+    opened.signers.set(record.id, bound);
+    bound.catch(() => opened.signers.delete(record.id)); // a failed look-up is not remembered
+    return bound;
+  }
+
+  /** A failure below, told by whoever met it: a token that has gone takes its slot out of service. */
+  async noticed(error: KeyslotError): Promise<void> {
+    if (error.code !== 'TOKEN_UNAVAILABLE' || !this.#opened) return;
+    this.#world.log.error({ slot: this.id, err: error }, 'the token is gone; the slot has failed');
+    await this.#close('failed', { code: error.code, detail: error.message });
+  }
+
+  async #openWith(given: Secret | undefined, by: string): Promise<void> {
+    using pin = given?.copy() ?? (await this.#configuredPin());
+    if (await this.#world.latches.holds(this.id, pin)) {
+      this.#enter('latched', latchReason);
+      throw this.#latchedError();
+    }
+    let session: Session;
+    try {
+      session = await this.#setting.slot.open(pin);
+    } catch (thrown) {
+      throw await this.#refused(thrown, pin, by);
+    }
+    await this.#enterOpen(session, pin);
+  }
+
+  async #enterOpen(session: Session, pin: Secret): Promise<void> {
+    try {
+      this.#world.latches.clear(this.id);
+      this.#description = await this.#setting.slot.describe();
+      this.#findings = await this.#reconcile(session);
+    } catch (error) {
+      await session[Symbol.asyncDispose]();
+      throw error;
+    }
+    this.#opened = { session, pinDigest: this.#world.pins.digest(pin), signers: new Map() };
+    this.#enter(
+      this.#findings.some(finding => finding.problem !== 'unknown') ? 'degraded' : 'open',
+      undefined,
+    );
+  }
+
+  async #refused(thrown: unknown, pin: Secret, by: string): Promise<KeyslotError> {
+    const error = toKeyslotError(thrown);
+    if (error.code === 'PIN_REFUSED') {
+      this.#world.pins.failed(by);
+      await this.#world.latches.set(this.id, pin, this.#world.clock.utc());
+      this.#enter('latched', latchReason);
+    } else {
+      this.#enter('failed', { code: error.code, detail: error.message });
+    }
+    return error;
+  }
+
+  async #configuredPin(): Promise<Secret> {
+    if (this.#setting.readPin) return this.#setting.readPin();
+    throw new KeyslotError(
+      'SLOT_PIN_REQUIRED',
+      `Slot ${this.id} is attended: its PIN comes with the request.`,
+    );
+  }
+
+  /**
+   * Holds the registry against what the token has. A key that was being made when the appliance stopped is
+   * resolved, because that is our own unfinished sentence; every other difference is reported and left alone.
+   */
+  async #reconcile(session: Session): Promise<SlotView['findings']> {
+    const present = new Map<KeyId, KeyInfo>();
+    for await (const info of session.keys()) present.set(info.id, info);
+    const findings: SlotView['findings'] = [];
+    for (const record of this.#world.registry.ofSlot(this.id)) {
+      const info = present.get(record.id);
+      present.delete(record.id);
+      if (record.state === 'pending') this.#resolve(record, info);
+      else if (!info) findings.push({ key: record.id, problem: 'missing' });
+      else if (!samePublicKey(record, info)) findings.push({ key: record.id, problem: 'mismatch' });
+    }
+    for (const key of present.keys()) findings.push({ key, problem: 'unknown' });
+    for (const finding of findings) {
+      this.#world.log.warn({ slot: this.id, ...finding }, 'the registry and the token differ');
+    }
+    return findings.slice(0, findings_max);
+  }
+
+  #resolve(record: KeyRecord, info: KeyInfo | undefined): void {
+    this.#world.log.warn(
+      { slot: this.id, key: record.id, made: info !== undefined },
+      'a key was being made when Keyslot stopped',
+    );
+    if (info) this.#world.registry.complete(info);
+    else this.#world.registry.abandon(record.id);
+  }
+
+  async #bind(session: Session, record: KeyRecord): Promise<BoundSigner> {
+    const signer = await session.signer(record.id);
+    if (!samePublicKey(record, signer.key)) {
+      throw new KeyslotError('KEY_MISMATCH', `Slot ${this.id} holds another public key for ${record.id}.`);
+    }
+    return { signer, verifier: createVerifier(signer.key.publicKey) };
+  }
+
+  async #close(
+    state: SlotState,
+    reason: (SlotView['reason'] & { code: ErrorCode }) | undefined,
+  ): Promise<void> {
+    const opened = this.#opened;
+    this.#opened = undefined;
+    if (this.#state !== 'latched') this.#enter(state, reason);
+    await opened?.session[Symbol.asyncDispose]();
+  }
+
+  #enter(state: SlotState, reason: { code: ErrorCode; detail: string } | undefined): void {
+    if (state !== this.#state) {
+      this.#world.log.info(
+        { slot: this.id, from: this.#state, to: state, ...reason },
+        'the slot changed its state',
+      );
+    }
+    this.#state = state;
+    this.#reason = reason;
+  }
+
+  #openedOrThrow(): Opened {
+    if (this.#opened) return this.#opened;
+    if (this.#state === 'latched') throw this.#latchedError();
+    if (this.#state === 'failed') {
+      throw new KeyslotError('SLOT_FAILED', `Slot ${this.id} has failed: ${this.#reason?.code}.`, {
+        retryAfter_s: 5,
+      });
+    }
+    throw new KeyslotError('SLOT_LOCKED', `Slot ${this.id} is locked.`);
+  }
+
+  #latchedError(): KeyslotError {
+    return new KeyslotError('SLOT_LATCHED', `Slot ${this.id} is latched: its token refused the PIN before.`);
+  }
+}
+
+/** What the configuration says of a slot, with its engine's slot already made. */
+export interface SlotSetting {
+  readonly slot: Slot;
+  readonly access: AccessMode;
+  /** Reads the PIN from its source, anew each time; absent for an attended slot. SECRET_UNREADABLE. */
+  readonly readPin?: () => Promise<Secret>;
+}
+
+export interface KeeperWorld {
+  readonly registry: KeyRegistry;
+  readonly latches: Latches;
+  readonly pins: PinGuard;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** A signer together with what checks its signatures: the registered public key, prepared once. */
+export interface BoundSigner {
+  readonly signer: Signer;
+  readonly verifier: Verifier;
+}
+
+interface Opened {
+  readonly session: Session;
+  readonly pinDigest: Buffer;
+  readonly signers: Map<KeyId, Promise<BoundSigner>>;
+}
+
+const findings_max = 100;
+const latchReason = {
+  code: 'SLOT_LATCHED',
+  detail: 'The token refused the PIN; it is not tried again.',
+} as const;
+
+const samePublicKey = (record: KeyRecord, info: KeyInfo): boolean =>
+  record.publicKey !== undefined && Buffer.compare(record.publicKey, info.publicKey) === 0;
+
+/** Whether an error of opening a slot is one that a correction of the configuration mends. */
+export const isSettingError = (thrown: unknown): boolean =>
+  isKeyslotError(thrown) && settingErrors.has(thrown.code);
+
+const settingErrors: ReadonlySet<ErrorCode> = new Set([
+  'MODULE_UNUSABLE',
+  'TOKEN_NOT_FOUND',
+  'TOKEN_AMBIGUOUS',
+  'TOKEN_UNSUITABLE',
+  'SECRET_UNREADABLE',
+  'SLOT_OPEN',
+  'PIN_REFUSED',
+  'PIN_LAST_TRY',
+  'PIN_LOCKED',
+  'SLOT_LATCHED',
+]);

@@ -1,0 +1,55 @@
+import { createHash } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { TLSSocket } from 'node:tls';
+import { KeyslotError } from '../foundation/errors.ts';
+import type { Call, Credential } from '../wire/custodian.ts';
+
+/**
+ * Who is asking, as far as this process can establish it: the client certificate of the connection, or a
+ * bearer token. Only digests go on to the custodian, which decides what they are worth.
+ */
+export function callOf(request: IncomingMessage, requestId: string): Call {
+  const session = request.headers['keyslot-session'];
+  return {
+    requestId,
+    credential: certificateOf(request.socket) ?? tokenOf(request),
+    session: typeof session === 'string' ? sha256(session) : undefined,
+  };
+}
+
+/** Established once per connection: the certificate cannot change on it. */
+function certificateOf(socket: IncomingMessage['socket']): Credential | undefined {
+  const known = certificates.get(socket);
+  if (known) return known;
+  if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
+  const certificate = socket.getPeerX509Certificate();
+  if (!certificate) return undefined;
+  const spki = certificate.publicKey.export({ format: 'der', type: 'spki' });
+  const credential = { certificate: sha256(spki) };
+  certificates.set(socket, credential);
+  return credential;
+}
+
+const certificates = new WeakMap<object, Credential>();
+
+function tokenOf(request: IncomingMessage): Credential | undefined {
+  const header = request.headers.authorization;
+  if (header === undefined) return refuseForeignCertificate(request);
+  const token = /^Bearer ([A-Za-z0-9._~+/=-]{16,512})$/.exec(header)?.[1];
+  if (token === undefined) {
+    throw new KeyslotError('CREDENTIAL_UNKNOWN', 'The Authorization header does not hold a bearer token.');
+  }
+  return { token: sha256(token) };
+}
+
+/** A certificate of another CA is answered more helpfully than none at all. */
+function refuseForeignCertificate({ socket }: IncomingMessage): undefined {
+  if (!(socket instanceof TLSSocket) || socket.authorized || !socket.getPeerX509Certificate())
+    return undefined;
+  throw new KeyslotError(
+    'CREDENTIAL_UNKNOWN',
+    'The client certificate is not one of the configured CA, or has expired.',
+  );
+}
+
+const sha256 = (bytes: string | Buffer): string => createHash('sha256').update(bytes).digest('hex');

@@ -1,0 +1,184 @@
+import { connect, type Socket } from 'node:net';
+import { z } from 'zod';
+import { isErrorCode, KeyslotError } from '../foundation/errors.ts';
+import { limits } from '../foundation/limits.ts';
+import type { Log } from '../foundation/log.ts';
+import type { Secret } from '../foundation/secret.ts';
+import {
+  type Call,
+  type Custodian,
+  type OperationName,
+  operations,
+  type Reply,
+  type Request,
+} from '../wire/custodian.ts';
+import { type Frame, FrameError, FrameReader, FrameWriter } from '../wire/frames.ts';
+
+/**
+ * The socket binding, on the gateway's side. When the custodian is lost, calls that may be repeated wait for
+ * its successor and are sent again; the others fail with CUSTODIAN_UNAVAILABLE, because nobody knows whether
+ * they happened. Every call ends at its deadline.
+ */
+export class CustodianLink implements Custodian, Disposable {
+  readonly #path: string;
+  readonly #bootSecret: Secret;
+  readonly #log: Log;
+  readonly #pending = new Map<number, Pending>();
+  readonly #sweeper: NodeJS.Timeout;
+  #line: { socket: Socket; writer: FrameWriter } | undefined;
+  #nextId = 1;
+  #closed = false;
+
+  constructor(options: { path: string; bootSecret: Secret; log: Log }) {
+    this.#path = options.path;
+    this.#bootSecret = options.bootSecret;
+    this.#log = options.log;
+    this.#sweeper = setInterval(() => this.#sweep(), sweep_ms).unref();
+    this.#connect();
+  }
+
+  call<N extends OperationName>(name: N, request: Request<N>, call: Call): Promise<Reply<N>> {
+    if (this.#pending.size >= limits.pendingCalls_max) return Promise.reject(overloaded(this.#pending.size));
+    const { promise, resolve, reject } = Promise.withResolvers<Reply<N>>();
+    const id = this.#freeId();
+    const { requestId, credential, session } = call;
+    const frame: Frame = {
+      id,
+      kind: 'call',
+      head: { operation: name, input: request.input, requestId, credential, session },
+      bytes: request.bytes ?? [],
+    };
+    const answer = ({ head, bytes }: Frame) => {
+      const output = operations[name].output.safeParse(head);
+      if (output.success) resolve({ output: output.data, bytes } as Reply<N>);
+      else
+        reject(
+          new KeyslotError('INTERNAL', 'The custodian answered in another shape.', { cause: output.error }),
+        );
+    };
+    const deadline_ms = performance.now() + limits.request_ms;
+    this.#pending.set(id, { frame, answer, reject, deadline_ms, repeatable: operations[name].repeatable });
+    this.#line?.writer.send(frame);
+    call.signal?.addEventListener('abort', () => this.#giveUp(id), { once: true });
+    return promise;
+  }
+
+  [Symbol.dispose](): void {
+    this.#closed = true;
+    clearInterval(this.#sweeper);
+    this.#line?.socket.destroy();
+    this.#failAll(() => true, new KeyslotError('SHUTTING_DOWN', 'The gateway is stopping.'));
+  }
+
+  /** Tries for as long as the gateway lives: the supervisor is bringing the custodian back meanwhile. */
+  #connect(): void {
+    const socket = connect(this.#path);
+    const reader = new FrameReader();
+    const writer = new FrameWriter(bytes => {
+      if (socket.writable) socket.write(bytes);
+    });
+    socket.on('connect', () => {
+      const hello = this.#bootSecret.use(secret => ({
+        id: 0,
+        kind: 'hello' as const,
+        head: {},
+        bytes: [secret],
+      }));
+      writer.send(hello);
+      for (const { frame } of this.#pending.values()) writer.send(frame);
+      this.#line = { socket, writer };
+    });
+    socket.on('data', chunk => {
+      try {
+        for (const frame of reader.read(chunk)) this.#receive(frame);
+      } catch (error) {
+        if (!(error instanceof FrameError || error instanceof z.ZodError)) throw error;
+        this.#log.error({ err: error }, 'the custodian broke the protocol');
+        socket.destroy();
+      }
+    });
+    socket.on('error', error => this.#log.info({ err: error }, 'the custodian is not reachable'));
+    socket.on('close', () => this.#lost());
+  }
+
+  #lost(): void {
+    const wasUp = this.#line !== undefined;
+    this.#line = undefined;
+    if (this.#closed) return;
+    if (wasUp) this.#log.warn({ pending: this.#pending.size }, 'the custodian was lost');
+    this.#failAll(
+      pending => !pending.repeatable,
+      new KeyslotError(
+        'CUSTODIAN_UNAVAILABLE',
+        'The custodian was lost before it answered; look whether the change happened before repeating it.',
+        { retryAfter_s: 1 },
+      ),
+    );
+    setTimeout(() => {
+      if (!this.#closed) this.#connect();
+    }, reconnect_ms);
+  }
+
+  #receive(frame: Frame): void {
+    const pending = this.#pending.get(frame.id);
+    if (!pending) return; // its deadline has passed
+    this.#pending.delete(frame.id);
+    if (frame.kind === 'reply') pending.answer(frame);
+    else if (frame.kind === 'failure') pending.reject(failureOf(frame.head));
+    else throw new FrameError(`A custodian does not send ${frame.kind} frames.`);
+  }
+
+  #sweep(): void {
+    const now_ms = performance.now();
+    for (const [id, pending] of this.#pending) if (pending.deadline_ms <= now_ms) this.#giveUp(id);
+  }
+
+  #giveUp(id: number): void {
+    const pending = this.#pending.get(id);
+    if (!pending) return;
+    this.#pending.delete(id);
+    this.#line?.writer.send({ id, kind: 'cancel', head: {}, bytes: [] });
+    pending.reject(new KeyslotError('DEADLINE_EXCEEDED', 'The custodian did not answer in time.'));
+  }
+
+  #failAll(which: (pending: Pending) => boolean, error: KeyslotError): void {
+    for (const [id, pending] of this.#pending) {
+      if (!which(pending)) continue;
+      this.#pending.delete(id);
+      pending.reject(error);
+    }
+  }
+
+  #freeId(): number {
+    do this.#nextId = (this.#nextId % 0xffff_ffff) + 1;
+    while (this.#pending.has(this.#nextId));
+    return this.#nextId;
+  }
+}
+
+interface Pending {
+  readonly frame: Frame;
+  readonly deadline_ms: number;
+  readonly repeatable: boolean;
+  answer(frame: Frame): void;
+  reject(error: unknown): void;
+}
+
+const overloaded = (waiting: number) =>
+  new KeyslotError('CUSTODIAN_UNAVAILABLE', `${waiting} calls are waiting for the custodian.`, {
+    retryAfter_s: 1,
+  });
+
+const reconnect_ms = 50;
+const sweep_ms = 250;
+
+const failureHead = z.object({
+  code: z.string().refine(isErrorCode),
+  detail: z.string(),
+  retryAfter_s: z.number().optional(),
+});
+
+function failureOf(head: unknown): KeyslotError {
+  const { code, detail, retryAfter_s } = failureHead.parse(head);
+  return new KeyslotError(code, detail, retryAfter_s === undefined ? {} : { retryAfter_s });
+}

@@ -1,0 +1,109 @@
+import type { Server } from 'node:https';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import type { Express } from 'express';
+import { KeyslotError } from '../foundation/errors.ts';
+import { limits } from '../foundation/limits.ts';
+import type { Log } from '../foundation/log.ts';
+import type { Custodian } from '../wire/custodian.ts';
+import { createOps, withHealth } from './ops.ts';
+import { createApi } from './routes.ts';
+
+/**
+ * The process that parses the network: TLS, HTTP, JSON. It holds no key and no PIN longer than a request, and
+ * asks the custodian for everything.
+ */
+export class Gateway implements AsyncDisposable {
+  readonly url: string;
+  readonly opsUrl: string;
+  readonly #servers: readonly Server[];
+
+  private constructor(api: Server, ops: Server) {
+    this.url = urlOf(api);
+    this.opsUrl = urlOf(ops);
+    this.#servers = [api, ops];
+  }
+
+  /** Listens on both ports. PORT_IN_USE names the one that is taken. */
+  static async start(options: GatewayOptions): Promise<Gateway> {
+    const { tls, custodian, log } = options;
+    const app = createApi(custodian, log, api => withHealth(api, custodian));
+    const api = await listen(app, options.listen, {
+      ...tls,
+      requestCert: true,
+      // Where tokens are allowed too, a connection without a certificate must get as far as its 401.
+      rejectUnauthorized: options.requireCertificate,
+    });
+    try {
+      const { ca: _clientsOnly, ...server } = tls;
+      return new Gateway(api, await listen(createOps(custodian, log), options.ops, server));
+    } catch (error) {
+      api.close();
+      throw error;
+    }
+  }
+
+  /** Accepts nothing new, answers what is in flight, then closes the connections. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.#servers.map(close));
+  }
+}
+
+export interface GatewayOptions {
+  readonly listen: { readonly host: string; readonly port: number };
+  readonly ops: { readonly host: string; readonly port: number };
+  /** PEM texts; `ca` signs the certificates of clients. */
+  readonly tls: { readonly cert: string; readonly key: string; readonly ca: string };
+  readonly requireCertificate: boolean;
+  readonly custodian: Custodian;
+  readonly log: Log;
+}
+
+async function listen(
+  app: Express,
+  at: { host: string; port: number },
+  tls: Parameters<typeof createServer>[0],
+): Promise<Server> {
+  const server = createServer({ ...tls, ...bounds }, (request, response) => {
+    if (!server.listening) response.setHeader('Connection', 'close'); // draining
+    app(request, response);
+  });
+  server.maxConnections = connections_max;
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  server.once('error', reject);
+  server.listen(at.port, at.host, resolve);
+  try {
+    await promise;
+  } catch (cause) {
+    throw new KeyslotError('PORT_IN_USE', `Cannot listen on ${at.host}:${at.port}.`, { cause });
+  }
+  server.off('error', reject);
+  return server;
+}
+
+/** What a slow or hostile client may cost. */
+const bounds = {
+  minVersion: 'TLSv1.2',
+  handshakeTimeout: 10_000,
+  headersTimeout: 10_000,
+  requestTimeout: limits.request_ms,
+  keepAliveTimeout: 75_000,
+  maxHeaderSize: 16 * 1024,
+  connectionsCheckingInterval: 2_000,
+  noDelay: true,
+} as const;
+
+const connections_max = 4_096;
+
+function close(server: Server): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  server.close(() => resolve());
+  // Whoever has not finished by then is cut off: a stop must not wait for a slow client.
+  setTimeout(() => server.closeAllConnections(), limits.drain_ms).unref();
+  return promise;
+}
+
+function urlOf(server: Server): string {
+  const { address, port, family } = server.address() as AddressInfo;
+  return `https://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+}
