@@ -1,12 +1,12 @@
 import { timingSafeEqual } from 'node:crypto';
 import { chmodSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { z } from 'zod';
 import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Secret } from '../foundation/secret.ts';
-import { type Custodian, credential, isOperation, operations } from '../wire/custodian.ts';
+import type { Custodian } from '../wire/custodian.ts';
 import { type Frame, FrameError, FrameReader, FrameWriter } from '../wire/frames.ts';
+import { parseCallHead } from '../wire/heads.ts';
 
 /**
  * The socket binding, on the custodian's side: a unix socket that only its owner can open (0600 in a 0700
@@ -112,14 +112,17 @@ class Connection {
     const abort = new AbortController();
     const done = this.#perform(frame, abort.signal).then(
       answer => this.#writer.send(answer),
-      thrown => this.#writer.send(failure(frame.id, toKeyslotError(thrown), this.#log)),
+      thrown => {
+        if (thrown instanceof FrameError) this.#cutOff(thrown.message);
+        else this.#writer.send(failure(frame.id, toKeyslotError(thrown), this.#log));
+      },
     );
     this.#running.set(frame.id, { abort, done: done.finally(() => this.#running.delete(frame.id)) });
   }
 
   async #perform(frame: Frame, signal: AbortSignal): Promise<Frame> {
     if (this.#finishing) throw new KeyslotError('SHUTTING_DOWN', 'The custodian is stopping.');
-    const { operation, input, ...who } = parsedHead(frame.head);
+    const { operation, input, ...who } = parseCallHead(frame.head);
     // The parts of a frame are views of what the socket received, which is ours: nobody writes to it again.
     const request = { input, bytes: frame.bytes };
     const reply = await this.#custodian.call(operation, request, { ...who, signal });
@@ -138,26 +141,6 @@ class Connection {
 }
 
 const hello_ms = 5_000;
-
-const callHead = z.strictObject({
-  operation: z.string().refine(isOperation),
-  input: z.unknown(),
-  requestId: z.string().max(100),
-  credential: credential.optional(),
-  session: z.string().max(100).optional(),
-});
-
-function parsedHead(head: unknown) {
-  const parsed = callHead.safeParse(head);
-  if (!parsed.success)
-    throw new FrameError('The head of a call does not have its shape.', { cause: parsed.error });
-  const { operation, input } = parsed.data;
-  const checked = operations[operation].input.safeParse(input);
-  if (checked.success) return { ...parsed.data, operation, input: checked.data as never };
-  throw new KeyslotError('BODY_INVALID', `The input of ${operation} does not have its shape.`, {
-    cause: checked.error,
-  });
-}
 
 function failure(id: number, error: KeyslotError, log: Log): Frame {
   if (error.code === 'INTERNAL') log.error({ err: error }, 'an operation broke');

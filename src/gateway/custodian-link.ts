@@ -1,6 +1,5 @@
 import { connect, type Socket } from 'node:net';
-import { z } from 'zod';
-import { isErrorCode, KeyslotError } from '../foundation/errors.ts';
+import { KeyslotError } from '../foundation/errors.ts';
 import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Secret } from '../foundation/secret.ts';
@@ -13,6 +12,7 @@ import {
   type Request,
 } from '../wire/custodian.ts';
 import { type Frame, FrameError, FrameReader, FrameWriter } from '../wire/frames.ts';
+import { parseFailureHead } from '../wire/heads.ts';
 
 /**
  * The socket binding, on the gateway's side. When the custodian is lost, calls that may be repeated wait for
@@ -92,7 +92,7 @@ export class CustodianLink implements Custodian, Disposable {
       try {
         for (const frame of reader.read(chunk)) this.#receive(frame);
       } catch (error) {
-        if (!(error instanceof FrameError || error instanceof z.ZodError)) throw error;
+        if (!(error instanceof FrameError)) throw error;
         this.#log.error({ err: error }, 'the custodian broke the protocol');
         socket.destroy();
       }
@@ -124,7 +124,7 @@ export class CustodianLink implements Custodian, Disposable {
     if (!pending) return; // its deadline has passed
     this.#pending.delete(frame.id);
     if (frame.kind === 'reply') pending.answer(frame);
-    else if (frame.kind === 'failure') pending.reject(failureOf(frame.head));
+    else if (frame.kind === 'failure') pending.reject(parseFailureHead(frame.head));
     else throw new FrameError(`A custodian does not send ${frame.kind} frames.`);
   }
 
@@ -171,14 +171,3 @@ const overloaded = (waiting: number) =>
 
 const reconnect_ms = 50;
 const sweep_ms = 250;
-
-const failureHead = z.object({
-  code: z.string().refine(isErrorCode),
-  detail: z.string(),
-  retryAfter_s: z.number().optional(),
-});
-
-function failureOf(head: unknown): KeyslotError {
-  const { code, detail, retryAfter_s } = failureHead.parse(head);
-  return new KeyslotError(code, detail, retryAfter_s === undefined ? {} : { retryAfter_s });
-}

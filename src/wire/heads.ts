@@ -1,0 +1,50 @@
+import { z } from 'zod';
+import { isErrorCode, KeyslotError } from '../foundation/errors.ts';
+import { credential, isOperation, type OperationName, operations, type Request } from './custodian.ts';
+import { FrameError } from './frames.ts';
+
+/** The heads of the frames between gateway and custodian, checked: neither side trusts what the other sends. */
+
+export interface CallHead<N extends OperationName = OperationName> {
+  readonly operation: N;
+  readonly input: Request<N>['input'];
+  readonly requestId: string;
+  readonly credential?: z.infer<typeof credential> | undefined;
+  readonly session?: string | undefined;
+}
+
+const callHead = z.strictObject({
+  operation: z.string().refine(isOperation),
+  input: z.unknown(),
+  requestId: z.string().max(100),
+  credential: credential.optional(),
+  session: z.string().max(100).optional(),
+});
+
+/** FrameError when it is no call at all; BODY_INVALID when only the input of its operation is wrong. */
+export function parseCallHead(head: unknown): CallHead {
+  const parsed = callHead.safeParse(head);
+  if (!parsed.success)
+    throw new FrameError('The head of a call does not have its shape.', { cause: parsed.error });
+  const { operation } = parsed.data;
+  const input = operations[operation].input.safeParse(parsed.data.input);
+  if (input.success) return { ...parsed.data, operation, input: input.data };
+  throw new KeyslotError('BODY_INVALID', `The input of ${operation} does not have its shape.`, {
+    cause: input.error,
+  });
+}
+
+const failureHead = z.object({
+  code: z.string().refine(isErrorCode),
+  detail: z.string(),
+  retryAfter_s: z.number().optional(),
+});
+
+/** The failure that the custodian answered with. FrameError when it is none. */
+export function parseFailureHead(head: unknown): KeyslotError {
+  const parsed = failureHead.safeParse(head);
+  if (!parsed.success)
+    throw new FrameError('The head of a failure does not have its shape.', { cause: parsed.error });
+  const { code, detail, retryAfter_s } = parsed.data;
+  return new KeyslotError(code, detail, retryAfter_s === undefined ? {} : { retryAfter_s });
+}
