@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import { readConfig } from '../src/appliance/config.ts';
 import { findSoftHsm, prepareDevelopmentHome, secretFile } from '../src/appliance/development.ts';
 import { homeFromEnvironment } from '../src/appliance/environment.ts';
+import { Home } from '../src/appliance/home.ts';
 import { createToken } from '../src/appliance/tokens.ts';
 import { Connection } from '../src/cli/connection.ts';
 import { isErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../src/foundation/errors.ts';
@@ -28,7 +29,11 @@ interface Flags {
 }
 
 async function main(flags: Flags): Promise<void> {
-  await prepare(flags);
+  {
+    // Two starts at once would make two tokens of one name: the second is told that the first is here.
+    using _taken = new Home(flags.home);
+    await prepare(flags);
+  }
   await using appliance = await serve(flags);
   const connection = new Connection(readConfig(flags.home));
   const proof = await prove(connection);

@@ -1,6 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { type ErrorCode, isErrorCode, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
+import {
+  type ErrorCode,
+  isErrorCode,
+  isKeyslotError,
+  KeyslotError,
+  toKeyslotError,
+} from '../foundation/errors.ts';
 
 /**
  * A process of the appliance, as its supervisor sees it. What it needs to start, secrets included, goes over
@@ -60,20 +66,22 @@ export class Child {
 /** The other end: starts with what the supervisor hands over, and lives until it says stop. */
 export function runAsChild<B, R>(start: (boot: B) => Promise<{ ready: R; stop(): Promise<void> }>): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
-  let stopping: (() => Promise<void>) | undefined;
+  let starting: Promise<{ ready: R; stop(): Promise<void> }> | undefined;
   const finish = async () => {
-    const stop = stopping;
-    stopping = undefined;
-    await stop?.();
+    try {
+      // Also a start that is under way is finished first: what it opened is then closed in order.
+      await (await starting)?.stop();
+    } catch (thrown) {
+      if (!isKeyslotError(thrown)) console.error(thrown);
+    }
     process.exit(0);
   };
-  process.on('disconnect', finish);
+  process.once('disconnect', finish);
   process.on('message', async (message: { type: 'boot'; boot: B } | { type: 'stop' }) => {
     if (message.type === 'stop') return finish();
     try {
-      const started = await start(message.boot);
-      stopping = started.stop;
-      process.send?.({ type: 'ready', ready: started.ready } satisfies Message);
+      starting = start(message.boot);
+      process.send?.({ type: 'ready', ready: (await starting).ready } satisfies Message);
     } catch (thrown) {
       const { code, message: detail } = toKeyslotError(thrown);
       if (code === 'INTERNAL') console.error(thrown);

@@ -1,5 +1,6 @@
 import { createHash, randomBytes, X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { KeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
@@ -187,12 +188,17 @@ const stable_ms = 10_000;
 const hardened = ['--disable-proto=throw', '--disallow-code-generation-from-strings', '--disable-sigusr1'];
 
 /** Node's permission model: reads its own code and nothing else, writes nothing, starts nothing, loads no addon. */
-const confined = [
-  '--permission',
-  ...['../', '../../node_modules', '../../package.json'].map(
-    path => `--allow-fs-read=${fileURLToPath(new URL(path, import.meta.url))}`,
-  ),
-];
+const confined = ['--permission', ...ownCode().map(path => `--allow-fs-read=${path}`)];
+
+/** This package, and the packages beside or above it, wherever npm has put them. */
+function ownCode(): readonly string[] {
+  const code = fileURLToPath(new URL('../', import.meta.url));
+  const found = [code, join(code, '..', 'package.json')];
+  for (let folder = join(code, '..'); folder !== dirname(folder); folder = dirname(folder)) {
+    if (existsSync(join(folder, 'node_modules'))) found.push(join(folder, 'node_modules'));
+  }
+  return found;
+}
 
 const portOf = (url: string): number | undefined => (url === '' ? undefined : Number(new URL(url).port));
 

@@ -109,8 +109,11 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     },
     'lock-slot': async ({ input }, call, identity) => {
       const keeper = this.#managedSlot(input.slot, identity);
-      this.#sessions.closeAllOf(keeper.id);
-      await keeper.lock();
+      try {
+        await keeper.lock();
+      } finally {
+        this.#sessions.closeAllOf(keeper.id); // behind the lock: before it, somebody could still come in
+      }
       this.#log.info({ slot: keeper.id, by: identity.name, requestId: call.requestId }, 'a slot was locked');
       return { output: keeper.view() };
     },
@@ -152,7 +155,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     'generate-key': async ({ input }, call, identity) => {
       const id = keyId(input.key);
       const keeper = this.#managedSlot(input.slot, identity);
-      const output = await this.#keys.generate(id, keeper);
+      const output = await watched(keeper, this.#keys.generate(id, keeper));
       this.#log.info(
         { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
         'a key was generated',
@@ -163,7 +166,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
       using seed = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });
       const id = keyId(input.key);
       const keeper = this.#managedSlot(input.slot, identity);
-      const output = await this.#keys.import(id, keeper, seed);
+      const output = await watched(keeper, this.#keys.import(id, keeper, seed));
       this.#log.info(
         { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
         'a key was imported',
@@ -244,7 +247,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     if (record?.state !== 'active') throw keyUnknown(keyId(id));
     const keeper = this.#slotOf(record);
     if (!mayEnter(identity, keeper, call.session, this.#sessions)) throw keyUnknown(record.id);
-    return keeper.signer(record);
+    return watched(keeper, keeper.signer(record));
   }
 
   async #noticing<T>(key: BoundSigner, work: Promise<T>): Promise<T> {
@@ -285,6 +288,17 @@ const nobody: Identity = { name: 'nobody', roles: [], slots: [], credential: { t
 /** In a slot with PIN sessions, whoever knows the PIN may come in; so its existence is no secret. */
 const maySee = (identity: Identity, keeper: SlotKeeper): boolean =>
   keeper.access === 'session' || mayUseSlot(identity, keeper.id);
+
+/** Tells the keeper when the token turns out to have gone. */
+async function watched<T>(keeper: SlotKeeper, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (thrown) {
+    const error = toKeyslotError(thrown);
+    await keeper.noticed(error);
+    throw error;
+  }
+}
 
 const order = (kind: Order['kind'], bytes: Uint8Array | undefined): Order => ({
   kind,

@@ -46,11 +46,16 @@ export class PinGuard {
   compare(identity: string, pin: Secret, expected: Buffer): void {
     this.admit(identity);
     if (timingSafeEqual(this.digest(pin), expected)) {
-      this.#failures.delete(identity);
+      this.succeeded(identity);
       return;
     }
     this.failed(identity);
     throw new KeyslotError('PIN_INCORRECT', 'The PIN is not the one that opened the slot.');
+  }
+
+  /** A right PIN ends the row of wrong ones. */
+  succeeded(identity: string): void {
+    this.#failures.delete(identity);
   }
 
   failed(identity: string): void {

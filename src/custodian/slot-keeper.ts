@@ -25,6 +25,7 @@ export class SlotKeeper {
   #findings: SlotView['findings'] = [];
   #opened: Opened | undefined;
   #opening: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
 
   constructor(setting: SlotSetting, description: SlotDescription, world: KeeperWorld) {
     this.id = setting.slot.id;
@@ -62,16 +63,18 @@ export class SlotKeeper {
   /**
    * Opens the slot with the PIN that is given, or else with the one of the configured source. On an open slot
    * the PIN is only compared. Concurrent openings are one: the later ones compare with the first one's PIN.
+   * A latched slot takes no PIN from a caller, but another one of the source; one that comes while the slot is
+   * closing waits for the end of that.
    * SLOT_LATCHED, SLOT_PIN_REQUIRED, SECRET_UNREADABLE, PIN_INCORRECT, and the failures of `Slot.open`.
    */
   async open(given: Secret | undefined, by: string): Promise<void> {
-    if (this.#opening) await this.#opening.catch(() => undefined);
+    while (this.#opening ?? this.#closing) await (this.#opening ?? this.#closing)?.catch(() => undefined);
     if (this.#opened) {
       if (given) this.#world.pins.compare(by, given, this.#opened.pinDigest);
       return;
     }
-    if (this.#state === 'latched') throw this.#latchedError();
-    this.#world.pins.admit(by);
+    if (this.#state === 'latched' && (given || this.attended)) throw this.#latchedError();
+    if (given) this.#world.pins.admit(by);
     this.#opening = this.#openWith(given, by);
     try {
       await this.#opening;
@@ -132,9 +135,10 @@ export class SlotKeeper {
     try {
       session = await this.#setting.slot.open(pin);
     } catch (thrown) {
-      throw await this.#refused(thrown, pin, by);
+      throw await this.#refused(thrown, pin, given && by);
     }
     await this.#enterOpen(session, pin);
+    if (given) this.#world.pins.succeeded(by);
   }
 
   async #enterOpen(session: Session, pin: Secret): Promise<void> {
@@ -142,9 +146,9 @@ export class SlotKeeper {
       this.#world.latches.clear(this.id);
       this.#description = await this.#setting.slot.describe();
       this.#findings = await this.#reconcile(session);
-    } catch (error) {
+    } catch (thrown) {
       await session[Symbol.asyncDispose]();
-      throw error;
+      throw this.#failed(thrown);
     }
     this.#opened = { session, pinDigest: this.#world.pins.digest(pin), signers: new Map() };
     this.#enter(
@@ -153,20 +157,28 @@ export class SlotKeeper {
     );
   }
 
-  async #refused(thrown: unknown, pin: Secret, by: string): Promise<KeyslotError> {
+  /** A PIN that a caller brought counts against that caller; the one of the source is nobody's guess. */
+  async #refused(thrown: unknown, pin: Secret, by: string | undefined): Promise<KeyslotError> {
     const error = toKeyslotError(thrown);
-    if (error.code === 'PIN_REFUSED') {
-      this.#world.pins.failed(by);
-      await this.#world.latches.set(this.id, pin, this.#world.clock.utc());
-      this.#enter('latched', latchReason);
-    } else {
-      this.#enter('failed', { code: error.code, detail: error.message });
-    }
+    if (error.code !== 'PIN_REFUSED') return this.#failed(error);
+    if (by !== undefined) this.#world.pins.failed(by);
+    this.#enter('latched', latchReason); // at once: it holds even when it cannot be written down
+    await this.#world.latches.set(this.id, pin, this.#world.clock.utc());
+    return error;
+  }
+
+  #failed(thrown: unknown): KeyslotError {
+    const error = toKeyslotError(thrown);
+    this.#enter('failed', { code: error.code, detail: error.message });
     return error;
   }
 
   async #configuredPin(): Promise<Secret> {
-    if (this.#setting.readPin) return this.#setting.readPin();
+    if (this.#setting.readPin) {
+      return this.#setting.readPin().catch(thrown => {
+        throw this.#failed(thrown);
+      });
+    }
     throw new KeyslotError(
       'SLOT_PIN_REQUIRED',
       `Slot ${this.id} is attended: its PIN comes with the request.`,
@@ -219,7 +231,13 @@ export class SlotKeeper {
     const opened = this.#opened;
     this.#opened = undefined;
     if (this.#state !== 'latched') this.#enter(state, reason);
-    await opened?.session[Symbol.asyncDispose]();
+    if (opened) {
+      const closing = Promise.resolve(opened.session[Symbol.asyncDispose]());
+      this.#closing = closing.finally(() => {
+        this.#closing = undefined;
+      });
+    }
+    await this.#closing;
   }
 
   #enter(state: SlotState, reason: { code: ErrorCode; detail: string } | undefined): void {

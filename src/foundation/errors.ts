@@ -290,7 +290,7 @@ export const errorTable = {
   APPLIANCE_UNREACHABLE: passing(
     503,
     'The appliance cannot be reached',
-    'Start it with keyslot serve, or name it with --url.',
+    'Start it with keyslot serve, or name its state folder with --home.',
   ),
 } as const satisfies Record<string, ErrorEntry>;
 

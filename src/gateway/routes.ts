@@ -54,7 +54,7 @@ export function closed(app: Express, log: Log): Express {
     if (error.code === 'INTERNAL') log.error({ requestId, err: error }, 'a request broke');
     if (response.headersSent) return void response.destroy();
     // What is left of a body that was refused is not read: the connection ends with the answer.
-    if (!request.complete) response.setHeader('Connection', 'close');
+    if (!request.complete && hasBody(request)) response.setHeader('Connection', 'close');
     response.setHeader('Request-Id', requestId);
     answerProblem(response, error, requestId);
   };
@@ -267,6 +267,10 @@ function asHandler(handler: Handler): RequestHandler {
     answer(response as ServerResponse, status, body);
   };
 }
+
+// A request without a body is not complete yet either while a route answers it at once.
+const hasBody = ({ headers }: IncomingMessage): boolean =>
+  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
 const queryOf = ({ url = '' }: IncomingMessage) =>
   new URLSearchParams(url.includes('?') ? url.slice(url.indexOf('?')) : '');

@@ -88,8 +88,9 @@ export class KeyRegistry {
     return record;
   }
 
-  /** The custody did not make the key. */
+  /** The custody did not make the key. A record that is not pending stays as it is. */
   abandon(id: KeyId): void {
+    if (this.#records.get(id)?.state !== 'pending') return;
     this.#store.run("DELETE FROM keys WHERE id = ? AND state = 'pending'", id);
     this.#records.delete(id);
   }

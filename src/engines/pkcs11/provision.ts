@@ -1,7 +1,13 @@
 import { KeyslotError } from '../../foundation/errors.ts';
 import type { Secret } from '../../foundation/secret.ts';
 import { tokenError } from './ckr.ts';
-import { CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_TOKEN_INITIALIZED, CKU_SO } from './constants.ts';
+import {
+  CKF_RW_SESSION,
+  CKF_SERIAL_SESSION,
+  CKF_TOKEN_INITIALIZED,
+  CKF_USER_PIN_INITIALIZED,
+  CKU_SO,
+} from './constants.ts';
 import { Pkcs11Module } from './module.ts';
 
 /**
@@ -18,7 +24,12 @@ export function provisionToken(options: {
   const { label, soPin, userPin } = options;
   const module = Pkcs11Module.open(options.module);
   try {
-    if (module.tokens().some(token => token.label === label)) return false;
+    const present = module.tokens().find(token => token.label === label);
+    if (present) {
+      // Left behind by a run that was interrupted between the two steps.
+      if ((present.flags & CKF_USER_PIN_INITIALIZED) === 0) setUserPin(module, label, soPin, userPin);
+      return false;
+    }
     const empty = module.tokens().find(token => (token.flags & CKF_TOKEN_INITIALIZED) === 0);
     if (!empty) throw new KeyslotError('TOKEN_NOT_FOUND', `${module.path} has no empty token to initialise.`);
     soPin.useText(pin => module.cryptoki.initToken(empty.slotHandle, pin, label));

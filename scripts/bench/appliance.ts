@@ -1,0 +1,87 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { Readable } from 'node:stream';
+import { readConfig } from '../../src/appliance/config.ts';
+import { findSoftHsm, prepareDevelopmentHome, secretFile } from '../../src/appliance/development.ts';
+import { createToken } from '../../src/appliance/tokens.ts';
+import { Connection } from '../../src/cli/connection.ts';
+import type { KeyView } from '../../src/wire/views.ts';
+
+const root = resolve(import.meta.dirname, '..', '..');
+const tokenLabel = 'keyslot-bench';
+
+/** What the benchmark signs with. */
+export const benchKey = 'bench';
+
+/** A state folder of this run alone: its own token, PINs and certificates. */
+export interface BenchHome {
+  readonly home: string;
+  readonly module: string;
+  readonly tokenLabel: string;
+  readonly pinFile: string;
+  readonly softhsmConf: string;
+}
+
+/** Made in the temporary folder of the system, and removed with everything in it when `stack` is disposed of. */
+export async function prepareHome(stack: AsyncDisposableStack): Promise<BenchHome> {
+  const home = mkdtempSync(join(tmpdir(), 'keyslot-bench-'));
+  stack.defer(() => rmSync(home, { recursive: true, force: true }));
+  const module = findSoftHsm();
+  const files = await prepareDevelopmentHome({ home, module, tokenLabel, port: 0, opsPort: 0 });
+  using soPin = secretFile(files.soPin);
+  using userPin = secretFile(files.userPin);
+  const environment = { SOFTHSM2_CONF: files.softhsmConf };
+  await createToken({ module, label: tokenLabel, soPin, userPin }, environment);
+  return { home, module, tokenLabel, pinFile: files.userPin, softhsmConf: files.softhsmConf };
+}
+
+/** `keyslot serve` on that folder, as anybody would run it, with the key that is measured. */
+export interface Appliance {
+  readonly url: string;
+  readonly pid: number;
+  readonly publicKey: string;
+}
+
+export async function startAppliance({ home }: BenchHome, stack: AsyncDisposableStack): Promise<Appliance> {
+  const logFile = join(home, 'keyslot.log');
+  const command = ['serve', '--home', home, '--port', '0', '--ops-port', '0', '--json'];
+  const child = spawn(join(root, 'bin', 'keyslot'), command, {
+    stdio: ['ignore', 'pipe', openSync(logFile, 'a', 0o600)],
+  });
+  const exited = new Promise<void>(done => {
+    child.on('exit', () => done());
+    child.on('error', () => done());
+  });
+  stack.defer(async () => {
+    child.kill('SIGTERM');
+    const timer = setTimeout(() => child.kill('SIGKILL'), stop_ms);
+    await exited;
+    clearTimeout(timer);
+  });
+  const url = await announcedUrl(child.stdout, exited, logFile);
+  const connection = new Connection(readConfig(home));
+  const { publicKey } = await connection.post<KeyView>('/v1/keys', { id: benchKey, slot: 'main' });
+  return { url, pid: child.pid ?? 0, publicKey };
+}
+
+// A little more than the appliance grants its own processes.
+const stop_ms = 12_000;
+
+/** The line that says where the appliance listens; when it ends instead, the end of its log says why. */
+async function announcedUrl(
+  output: Readable | null,
+  exited: Promise<void>,
+  logFile: string,
+): Promise<string> {
+  const { promise, resolve: found } = Promise.withResolvers<string>();
+  let text = '';
+  output?.on('data', chunk => {
+    text += String(chunk);
+    if (text.startsWith('{"url"') && text.includes('\n')) found((JSON.parse(text) as { url: string }).url);
+  });
+  const url = await Promise.race([promise, exited]);
+  if (url) return url;
+  throw new Error(`The appliance did not start. ${text}${readFileSync(logFile, 'utf8').slice(-2_000)}`);
+}

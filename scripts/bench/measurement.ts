@@ -1,0 +1,190 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Appliance, type BenchHome, benchKey, prepareHome, startAppliance } from './appliance.ts';
+import type { Flags } from './flags.ts';
+import { Helper } from './helper.ts';
+import type { LoadAnswer, LoadQuestion } from './load.ts';
+import { childrenOf, cpu_s, type Observed, residentMemory } from './processes.ts';
+import type { RawAnswer, RawQuestion } from './raw-limit.ts';
+import { unsignedTransfers } from './transfers.ts';
+import { type Mode, transferMessage_at } from './work.ts';
+
+/** One row: a mode at a number of connections, against the raw limit of the same run. */
+export interface Result {
+  readonly mode: Mode;
+  readonly connections: number;
+  readonly perSecond: number;
+  readonly ratio: number;
+  readonly p50_ms: number;
+  readonly p99_ms: number;
+  readonly refused: number;
+  readonly verified: number;
+  /** Processor time a signature. On a shared machine it says more than the rate does. */
+  readonly cpu_us: { readonly gateway: number; readonly custodian: number; readonly load: number };
+}
+
+export interface Memory {
+  readonly signatures: number;
+  readonly bytesPerSignature: number;
+  readonly gateway: number;
+  readonly custodian: number;
+  /** Where it began and ended. */
+  readonly resident_bytes: { readonly before: Observed; readonly after: Observed };
+}
+
+export interface Report {
+  /** Signatures per second. */
+  readonly rawLimit: number;
+  readonly rawLimits: readonly number[];
+  readonly ceiling: { readonly perSecond: number; readonly ratio: number };
+  readonly results: readonly Result[];
+  readonly memory?: Memory;
+}
+
+/**
+ * Measures the raw limit, then the appliance, then the raw limit again after each mode: other work on the
+ * machine comes and goes, and a ratio means something only between neighbours in time. Whatever is started
+ * goes onto the stack.
+ */
+export async function measure(
+  flags: Flags,
+  stack: AsyncDisposableStack,
+  progress: (text: string) => void,
+): Promise<Report> {
+  progress('preparing a token and an appliance');
+  const bench = await Bench.start(stack);
+  progress('the raw limit and the ceiling');
+  const rawLimits = [await bench.raw(flags.seconds, false)];
+  const ceiling = await bench.raw(flags.seconds, true);
+  const measured: Measured[] = [];
+  for (const mode of flags.modes) {
+    for (const connections of flags.connections) {
+      progress(`${mode}, ${connections} connections`);
+      measured.push(await bench.load(mode, connections, flags));
+    }
+    progress('the raw limit again');
+    rawLimits.push(await bench.raw(flags.seconds, false));
+  }
+  progress(`memory over ${flags.signatures} signatures`);
+  const memory = flags.memory ? await bench.memory(flags) : undefined;
+  const rawLimit = median(rawLimits);
+  return {
+    rawLimit,
+    rawLimits,
+    ceiling: { perSecond: ceiling, ratio: ceiling / rawLimit },
+    results: measured.map(each => ({ ...each, ratio: each.perSecond / rawLimit })),
+    ...(memory ? { memory } : {}),
+  };
+}
+
+type Measured = Omit<Result, 'ratio'>;
+
+/** Everything that takes part, running. */
+class Bench {
+  readonly #home: BenchHome;
+  readonly #appliance: Appliance;
+  readonly #observed: Observed;
+  readonly #transfers: readonly Buffer[];
+  readonly #rawLimit: Helper<RawQuestion, RawAnswer>;
+  readonly #load: Helper<LoadQuestion, LoadAnswer>;
+
+  private constructor(home: BenchHome, appliance: Appliance, stack: AsyncDisposableStack) {
+    this.#home = home;
+    this.#appliance = appliance;
+    this.#observed = childrenOf(appliance.pid);
+    this.#transfers = unsignedTransfers(appliance.publicKey, transfers);
+    this.#rawLimit = stack.use(new Helper('raw-limit.ts', { SOFTHSM2_CONF: home.softhsmConf }));
+    this.#load = stack.use(new Helper('load.ts'));
+  }
+
+  static async start(stack: AsyncDisposableStack): Promise<Bench> {
+    const home = await prepareHome(stack);
+    const bench = new Bench(home, await startAppliance(home, stack), stack);
+    await bench.#openRawLimit();
+    return bench;
+  }
+
+  raw(seconds: number, verify: boolean): Promise<number> {
+    return this.#rawLimit.ask({ measure: { seconds, verify } });
+  }
+
+  async load(mode: Mode, connections: number, flags: Flags): Promise<Measured> {
+    const before = this.#cpu_s();
+    const answer = await this.#ask(mode, connections, {
+      warmUp_s: flags.warmUp_s,
+      seconds_max: flags.seconds,
+      signatures_max: Number.MAX_SAFE_INTEGER,
+    });
+    const after = this.#cpu_s();
+    const { signatures, seconds, p50_ms, p99_ms, refused, verified } = answer;
+    const cpu_us = {
+      gateway: ((after.gateway - before.gateway) * 1e6) / answer.signaturesAll,
+      custodian: ((after.custodian - before.custodian) * 1e6) / answer.signaturesAll,
+      load: ((after.load - before.load) * 1e6) / answer.signaturesAll,
+    };
+    return { mode, connections, perSecond: signatures / seconds, p50_ms, p99_ms, refused, verified, cpu_us };
+  }
+
+  /** Begins when code is compiled and pools are as large as they get: what grows after that grows for ever. */
+  async memory(flags: Flags): Promise<Memory> {
+    await this.#ask('single', memory_connections, bounded(Math.min(flags.signatures, 20_000)));
+    const before = await residentMemory(this.#observed, flags.settle_ms);
+    const { signatures } = await this.#ask('single', memory_connections, bounded(flags.signatures));
+    const after = await residentMemory(this.#observed, flags.settle_ms);
+    const gateway = (after.gateway - before.gateway) / signatures;
+    const custodian = (after.custodian - before.custodian) / signatures;
+    const resident_bytes = { before, after };
+    return { signatures, bytesPerSignature: gateway + custodian, gateway, custodian, resident_bytes };
+  }
+
+  #ask(
+    mode: Mode,
+    connections: number,
+    bounds: Pick<LoadQuestion, 'warmUp_s' | 'seconds_max' | 'signatures_max'>,
+  ): Promise<LoadAnswer> {
+    const { url, publicKey } = this.#appliance;
+    const read = (name: string) => readFileSync(join(this.#home.home, 'tls', name), 'utf8');
+    return this.#load.ask({
+      url,
+      tls: { cert: read('developer.crt'), key: read('developer.key'), ca: read('ca.crt') },
+      mode,
+      connections,
+      key: benchKey,
+      publicKey,
+      transfers_base64: this.#transfers.map(transfer => transfer.toString('base64')),
+      ...bounds,
+    });
+  }
+
+  #cpu_s(): { gateway: number; custodian: number; load: number } {
+    const { gateway, custodian } = this.#observed;
+    return { gateway: cpu_s(gateway), custodian: cpu_s(custodian), load: cpu_s(this.#load.pid) };
+  }
+
+  async #openRawLimit(): Promise<void> {
+    const [transfer = Buffer.of()] = this.#transfers;
+    const { module, tokenLabel, pinFile } = this.#home;
+    await this.#rawLimit.ask({
+      open: {
+        module,
+        tokenLabel,
+        pinFile,
+        key: benchKey,
+        publicKey: this.#appliance.publicKey,
+        message_base64: transfer.subarray(transferMessage_at).toString('base64'),
+      },
+    });
+  }
+}
+
+const transfers = 400; // four batches
+const memory_connections = 64;
+
+const bounded = (signatures_max: number) => ({ warmUp_s: 0, seconds_max: 1_800, signatures_max });
+
+function median(numbers: readonly number[]): number {
+  const sorted = [...numbers].sort((one, other) => one - other);
+  const middle = sorted.length / 2;
+  const [low = 0, high = low] = sorted.slice(Math.ceil(middle) - 1, Math.floor(middle) + 1);
+  return (low + high) / 2;
+}

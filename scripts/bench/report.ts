@@ -1,0 +1,87 @@
+import { table } from '../../src/cli/output.ts';
+import type { Report, Result } from './measurement.ts';
+
+/** The report as people read it: a table, what it is measured against, and how far each aim is. */
+export function reportText(report: Report): string {
+  return [resultTable(report.results), '', ...standards(report), '', ...aimsOf(report).map(aimLine)].join(
+    '\n',
+  );
+}
+
+/** What Keyslot wants to reach, and what this run reached; an aim that was not measured is not listed. */
+export function aimsOf(report: Report): readonly Aim[] {
+  const find = (mode: Result['mode'], connections: number) =>
+    report.results.find(each => each.mode === mode && each.connections === connections);
+  const { memory } = report;
+  const aims: readonly (Omit<Aim, 'reached' | 'value'> & { readonly value: number | undefined })[] = [
+    {
+      what: 'single, 64 connections: ratio to the raw limit',
+      value: find('single', 64)?.ratio,
+      sense: 'min',
+      aim: 0.2,
+    },
+    {
+      what: 'batch of 100, 64 connections: ratio to the raw limit',
+      value: find('batch', 64)?.ratio,
+      sense: 'min',
+      aim: 0.3,
+    },
+    { what: 'single, 1 connection: p50 in ms', value: find('single', 1)?.p50_ms, sense: 'max', aim: 1 },
+    {
+      what: 'resident memory: bytes a signature, both processes',
+      value: memory?.bytesPerSignature,
+      sense: 'max',
+      aim: 200,
+    },
+  ];
+  return aims.flatMap(({ value, ...aim }) => {
+    if (value === undefined) return [];
+    return [{ ...aim, value, reached: aim.sense === 'min' ? value >= aim.aim : value <= aim.aim }];
+  });
+}
+
+export interface Aim {
+  readonly what: string;
+  readonly value: number;
+  readonly sense: 'min' | 'max';
+  readonly aim: number;
+  readonly reached: boolean;
+}
+
+const aimLine = ({ what, value, sense, aim, reached }: Aim): string => {
+  const verdict = reached ? 'reached' : `short by ${short(Math.abs(value - aim))}`;
+  return `${reached ? '✓' : '✗'} ${what}: ${short(value)} (aim: at ${sense === 'min' ? 'least' : 'most'} ${aim}) ${verdict}`;
+};
+
+const resultTable = (results: readonly Result[]): string =>
+  table(
+    ['MODE', 'CONNECTIONS', 'SIGNATURES/S', 'RATIO', 'P50 MS', 'P99 MS', 'REFUSED', 'CPU US/SIGNATURE'],
+    results.map(({ mode, connections, perSecond, ratio, p50_ms, p99_ms, refused, cpu_us }) => [
+      mode,
+      String(connections),
+      perSecond.toFixed(0),
+      ratio.toFixed(3),
+      p50_ms.toFixed(2),
+      p99_ms.toFixed(2),
+      String(refused),
+      `gateway ${cpu_us.gateway.toFixed(0)}, custodian ${cpu_us.custodian.toFixed(0)}, load ${cpu_us.load.toFixed(0)}`,
+    ]),
+  );
+
+function standards({ rawLimit, rawLimits, ceiling, memory }: Report): string[] {
+  const each = rawLimits.map(limit => limit.toFixed(0)).join(', ');
+  const lines = [
+    `raw limit  ${rawLimit.toFixed(0)} signatures/s (median of ${each}): the module alone, all cores, one process`,
+    `ceiling    ${ceiling.perSecond.toFixed(0)} signatures/s, ratio ${ceiling.ratio.toFixed(3)}: the same, each signature verified`,
+  ];
+  if (memory) {
+    const { before, after } = memory.resident_bytes;
+    const grown = (name: 'gateway' | 'custodian') =>
+      `${name} ${mebibytes(before[name])} to ${mebibytes(after[name])} MiB (${short(memory[name])} bytes a signature)`;
+    lines.push(`memory     over ${memory.signatures} signatures: ${grown('gateway')}, ${grown('custodian')}`);
+  }
+  return lines;
+}
+
+const mebibytes = (bytes: number): string => (bytes / 1_048_576).toFixed(1);
+const short = (value: number): string => (Math.abs(value) < 10 ? value.toFixed(3) : value.toFixed(0));
