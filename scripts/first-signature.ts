@@ -188,6 +188,6 @@ try {
 } catch (thrown) {
   const error = toKeyslotError(thrown);
   console.error(`keyslot: ${error.code}: ${error.message} ${error.entry.remedy}`);
-  if (error.cause) console.error(error.cause);
+  if (error.code === 'INTERNAL') console.error(error.cause);
   process.exitCode = 1;
 }

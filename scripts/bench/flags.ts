@@ -5,6 +5,8 @@ export interface Flags {
   readonly json: boolean;
   readonly seconds: number;
   readonly warmUp_s: number;
+  /** How long each of the many measurements of the raw limit takes. */
+  readonly raw_s: number;
   readonly signatures: number;
   readonly connections: readonly number[];
   readonly modes: readonly Mode[];
@@ -44,6 +46,7 @@ export function parsedFlags(args: readonly string[]): Flags {
     json: values.json,
     seconds,
     warmUp_s: quick ? Math.min(seconds, 0.3) : 1.5,
+    raw_s: Math.min(seconds, quick ? 0.5 : 2),
     signatures: numberFlag('signatures', values.signatures ?? (quick ? '2000' : '200000'), 100_000_000),
     connections: values.connections
       .split(',')

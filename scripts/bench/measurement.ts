@@ -14,7 +14,10 @@ export interface Result {
   readonly mode: Mode;
   readonly connections: number;
   readonly perSecond: number;
+  /** To the raw limit of the run. */
   readonly ratio: number;
+  /** To the raw limit just before and after: steadier where other work shares the machine. */
+  readonly ratioNearby: number;
   readonly p50_ms: number;
   readonly p99_ms: number;
   readonly refused: number;
@@ -42,8 +45,8 @@ export interface Report {
 }
 
 /**
- * Measures the raw limit, then the appliance, then the raw limit again after each mode: other work on the
- * machine comes and goes, and a ratio means something only between neighbours in time. Whatever is started
+ * Measures the raw limit before and after each row, because other work on the machine comes and goes: the raw
+ * limit of the run is their median, and each row also has the ratio to its two neighbours. Whatever is started
  * goes onto the stack.
  */
 export async function measure(
@@ -53,17 +56,16 @@ export async function measure(
 ): Promise<Report> {
   progress('preparing a token and an appliance');
   const bench = await Bench.start(stack);
-  progress('the raw limit and the ceiling');
-  const rawLimits = [await bench.raw(flags.seconds, false)];
-  const ceiling = await bench.raw(flags.seconds, true);
+  progress('the ceiling');
+  const ceiling = await bench.raw(flags.raw_s, true);
   const measured: Measured[] = [];
-  for (const mode of flags.modes) {
-    for (const connections of flags.connections) {
-      progress(`${mode}, ${connections} connections`);
-      measured.push(await bench.load(mode, connections, flags));
-    }
+  progress('the raw limit');
+  const rawLimits = [await bench.raw(flags.raw_s, false)];
+  for (const [mode, connections] of rowsOf(flags)) {
+    progress(`${mode}, ${connections} connections`);
+    measured.push(await bench.load(mode, connections, flags));
     progress('the raw limit again');
-    rawLimits.push(await bench.raw(flags.seconds, false));
+    rawLimits.push(await bench.raw(flags.raw_s, false));
   }
   progress(`memory over ${flags.signatures} signatures`);
   const memory = flags.memory ? await bench.memory(flags) : undefined;
@@ -72,12 +74,19 @@ export async function measure(
     rawLimit,
     rawLimits,
     ceiling: { perSecond: ceiling, ratio: ceiling / rawLimit },
-    results: measured.map(each => ({ ...each, ratio: each.perSecond / rawLimit })),
+    results: measured.map((row, at) => ({
+      ...row,
+      ratio: row.perSecond / rawLimit,
+      ratioNearby: row.perSecond / median(rawLimits.slice(at, at + 2)),
+    })),
     ...(memory ? { memory } : {}),
   };
 }
 
-type Measured = Omit<Result, 'ratio'>;
+const rowsOf = (flags: Flags): (readonly [Mode, number])[] =>
+  flags.modes.flatMap(mode => flags.connections.map(connections => [mode, connections] as const));
+
+type Measured = Omit<Result, 'ratio' | 'ratioNearby'>;
 
 /** Everything that takes part, running. */
 class Bench {

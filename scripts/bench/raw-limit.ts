@@ -42,7 +42,7 @@ answerParent<RawQuestion, RawAnswer>(async question => {
   return everyWorker({ seconds, verify });
 }, close);
 
-const warmUp_s = 0.5;
+const warmUp_s = 0.2;
 
 function open(opening: Opening): RawAnswer {
   lib.load(opening.module);

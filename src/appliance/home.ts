@@ -81,15 +81,20 @@ export function privateFolder(path: string): string {
 }
 
 function takenLock(file: string, home: string): DatabaseSync {
-  const lock = new DatabaseSync(file, { timeout: 0 });
+  let lock: DatabaseSync | undefined;
   try {
+    lock = new DatabaseSync(file, { timeout: 0 });
     lock.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE IF NOT EXISTS held (at TEXT);');
     return lock;
   } catch (cause) {
-    lock.close();
-    throw new KeyslotError('HOME_IN_USE', `Another appliance is using ${home}.`, { cause });
+    if (lock?.isOpen) lock.close();
+    const busy = cause instanceof Error && 'errcode' in cause && cause.errcode === sqliteBusy;
+    if (busy) throw new KeyslotError('HOME_IN_USE', `Another appliance is using ${home}.`, { cause });
+    throw new KeyslotError('HOME_INVALID', `${file} cannot be written.`, { cause });
   }
 }
+
+const sqliteBusy = 5; // SQLITE_BUSY
 
 /** Unix socket paths end at 107 bytes (unix(7)): a deep state folder gets its socket in a temporary one. */
 function runFolder(home: string): string {

@@ -1,5 +1,4 @@
 import { type KeyId, keyId, type SlotId, slotId } from '../custody/ids.ts';
-import { encodeBase58 } from '../foundation/base58.ts';
 import { type Clock, systemClock } from '../foundation/clock.ts';
 import { createVerifier } from '../foundation/ed25519.ts';
 import { isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
@@ -305,10 +304,7 @@ const order = (kind: Order['kind'], bytes: Uint8Array | undefined): Order => ({
   bytes: bytes ?? new Uint8Array(),
 });
 
-const signedBy = ({ signer: { key } }: BoundSigner) => ({
-  publicKey: encodeBase58(key.publicKey),
-  custody: key.custody,
-});
+const signedBy = ({ address, signer }: BoundSigner) => ({ publicKey: address, custody: signer.key.custody });
 
 const released = (signed: Signed): Uint8Array[] =>
   signed.kind === 'transaction' ? [signed.signature, signed.signedTransaction] : [signed.signature];

@@ -1,5 +1,5 @@
 import { timingSafeEqual } from 'node:crypto';
-import { chmodSync } from 'node:fs';
+import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
@@ -35,6 +35,7 @@ export class CustodianServer implements AsyncDisposable {
     });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     server.once('error', reject);
+    rmSync(options.path, { force: true }); // what a predecessor left that was killed
     server.listen(options.path, resolve);
     await promise;
     server.off('error', reject);

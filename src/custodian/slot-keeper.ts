@@ -1,5 +1,6 @@
 import type { KeyInfo, Session, Signer, Slot, SlotDescription } from '../custody/engine.ts';
 import type { KeyId, SlotId } from '../custody/ids.ts';
+import { encodeBase58 } from '../foundation/base58.ts';
 import type { Clock } from '../foundation/clock.ts';
 import { createVerifier, type Verifier } from '../foundation/ed25519.ts';
 import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
@@ -221,7 +222,8 @@ export class SlotKeeper {
     if (!samePublicKey(record, signer.key)) {
       throw new KeyslotError('KEY_MISMATCH', `Slot ${this.id} holds another public key for ${record.id}.`);
     }
-    return { signer, verifier: createVerifier(signer.key.publicKey) };
+    const { publicKey } = signer.key;
+    return { signer, verifier: createVerifier(publicKey), address: encodeBase58(publicKey) };
   }
 
   async #close(
@@ -287,6 +289,8 @@ export interface KeeperWorld {
 export interface BoundSigner {
   readonly signer: Signer;
   readonly verifier: Verifier;
+  /** Base58 of the public key. */
+  readonly address: string;
 }
 
 interface Opened {

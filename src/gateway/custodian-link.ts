@@ -38,6 +38,7 @@ export class CustodianLink implements Custodian, Disposable {
   }
 
   call<N extends OperationName>(name: N, request: Request<N>, call: Call): Promise<Reply<N>> {
+    if (this.#closed) return Promise.reject(stopping());
     if (this.#pending.size >= limits.pendingCalls_max) return Promise.reject(overloaded(this.#pending.size));
     const { promise, resolve, reject } = Promise.withResolvers<Reply<N>>();
     const id = this.#freeId();
@@ -59,6 +60,7 @@ export class CustodianLink implements Custodian, Disposable {
     const deadline_ms = performance.now() + limits.request_ms;
     this.#pending.set(id, { frame, answer, reject, deadline_ms, repeatable: operations[name].repeatable });
     this.#line?.writer.send(frame);
+    if (call.signal?.aborted) this.#giveUp(id);
     call.signal?.addEventListener('abort', () => this.#giveUp(id), { once: true });
     return promise;
   }
@@ -67,7 +69,7 @@ export class CustodianLink implements Custodian, Disposable {
     this.#closed = true;
     clearInterval(this.#sweeper);
     this.#line?.socket.destroy();
-    this.#failAll(() => true, new KeyslotError('SHUTTING_DOWN', 'The gateway is stopping.'));
+    this.#failAll(() => true, stopping());
   }
 
   /** Tries for as long as the gateway lives: the supervisor is bringing the custodian back meanwhile. */
@@ -78,6 +80,7 @@ export class CustodianLink implements Custodian, Disposable {
       if (socket.writable) socket.write(bytes);
     });
     socket.on('connect', () => {
+      if (this.#closed) return void socket.destroy();
       const hello = this.#bootSecret.use(secret => ({
         id: 0,
         kind: 'hello' as const,
@@ -122,10 +125,10 @@ export class CustodianLink implements Custodian, Disposable {
   #receive(frame: Frame): void {
     const pending = this.#pending.get(frame.id);
     if (!pending) return; // its deadline has passed
-    this.#pending.delete(frame.id);
     if (frame.kind === 'reply') pending.answer(frame);
     else if (frame.kind === 'failure') pending.reject(parseFailureHead(frame.head));
     else throw new FrameError(`A custodian does not send ${frame.kind} frames.`);
+    this.#pending.delete(frame.id); // last: a call whose answer made no sense still ends as a lost one
   }
 
   #sweep(): void {
@@ -168,6 +171,8 @@ const overloaded = (waiting: number) =>
   new KeyslotError('CUSTODIAN_UNAVAILABLE', `${waiting} calls are waiting for the custodian.`, {
     retryAfter_s: 1,
   });
+
+const stopping = () => new KeyslotError('SHUTTING_DOWN', 'The gateway is stopping.');
 
 const reconnect_ms = 50;
 const sweep_ms = 250;

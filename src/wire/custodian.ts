@@ -42,7 +42,7 @@ export interface Reply<N extends OperationName> {
 
 const nothing = z.strictObject({});
 // Ids are checked where they are used, so that a wrong one answers with its own code.
-const id = z.string().max(200);
+const id = z.string();
 const signedMessage = z.object({ kind: z.enum(['bytes', 'offchain']) });
 const signedTransaction = z.object({ version: z.enum(['legacy', 'v0', 'v1']) });
 const signedBy = z.object({ publicKey: z.string(), custody: z.string() });

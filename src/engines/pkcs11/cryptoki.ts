@@ -133,7 +133,8 @@ export class CkrError extends Error {
 // C_FindObjects bypasses the addon's error class and throws a plain Error whose text is "CKR_NAME:number".
 const ckrText = /(CKR_\w+):(\d+)/;
 
-function ckrError(thrown: unknown): unknown {
+/** What the addon throws as the `CkrError` that it is; anything else passes through. */
+export function ckrError(thrown: unknown): unknown {
   if (!(thrown instanceof Error)) return thrown;
   const code = 'code' in thrown ? thrown.code : undefined;
   if (typeof code === 'number' && code > 0) return new CkrError(code, thrown.message);

@@ -4,7 +4,7 @@ import type { Handle } from 'pkcs11js';
 import { KeyslotError } from '../../foundation/errors.ts';
 import { tokenError } from './ckr.ts';
 import { CKF_OS_LOCKING_OK } from './constants.ts';
-import { Cryptoki } from './cryptoki.ts';
+import { Cryptoki, ckrError } from './cryptoki.ts';
 
 /**
  * A PKCS#11 library in this process. It is loaded once per path, shared by all slots that name it, initialised
@@ -55,7 +55,7 @@ export class Pkcs11Module {
       const slots = this.#module.getSlots(true);
       return Array.from({ length: slots.length }, (_, at) => tokenView(slots.items(at)));
     } catch (thrown) {
-      throw tokenError(thrown, this.path);
+      throw tokenError(ckrError(thrown), this.path); // graphene calls the addon past our seam
     }
   }
 

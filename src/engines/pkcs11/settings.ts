@@ -15,7 +15,7 @@ export const pkcs11Settings = z
       .int()
       .min(1)
       .max(1024)
-      .default(4)
+      .default(8)
       .describe('Sessions that sign at the same time; a slow token wants more, a fast one few.'),
     sessionMode: z
       .enum(['read-only', 'read-write'])
