@@ -1,0 +1,199 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { roleOf } from '../../src/custodian/authority.ts';
+import { isKeyslotError } from '../../src/foundation/errors.ts';
+import { type OperationName, operations, type Request } from '../../src/wire/custodian.ts';
+import { plain, wireBytes } from '../solana/compiled.ts';
+import { Device, pinText } from './device.ts';
+import { Lab, people, type Rest, refusal, sha256, text, type Who } from './lab.ts';
+
+/** The slot and the key that a request names: real ones, or such as do not exist. */
+interface Target {
+  readonly slot: string;
+  readonly key: string;
+}
+
+const real: Target = { slot: 'main', key: 'wallet' };
+const imaginary: Target = { slot: 'nowhere', key: 'nothing' };
+const names = Object.keys(operations) as OperationName[];
+let made = 0;
+
+/** A request that succeeds for whoever may make it. */
+function requestOf(name: OperationName, { slot, key }: Target): Request<OperationName> {
+  made += 1;
+  const inputs: { [N in OperationName]: Request<N> } = {
+    'list-slots': { input: {} },
+    'show-slot': { input: { slot } },
+    'open-slot': { input: { slot }, bytes: [text(pinText)] },
+    'lock-slot': { input: { slot } },
+    'clear-latch': { input: { slot } },
+    'open-session': { input: { slot }, bytes: [text(pinText)] },
+    'close-session': { input: {} },
+    'list-keys': { input: { limit: 10 } },
+    'show-key': { input: { key } },
+    'generate-key': { input: { key: `made-${made}`, slot } },
+    'import-key': { input: { key: `made-${made}`, slot }, bytes: [new Uint8Array(32).fill(made)] },
+    'sign-message': { input: { key }, bytes: [text('a message')] },
+    'sign-transaction': { input: { key }, bytes: [wireBytes(plain)] },
+    'sign-batch': { input: { key, items: ['message'] }, bytes: [text('a message')] },
+    verify: { input: { key }, bytes: [text('a message'), new Uint8Array(64)] },
+    health: { input: {} },
+  };
+  return inputs[name];
+}
+
+let device: Device;
+let lab: Lab;
+
+beforeAll(async () => {
+  device = await Device.make();
+  lab = await Lab.open({ slot: device.slot });
+  await lab.ask(
+    'operator',
+    'import-key',
+    { key: 'wallet', slot: 'main' },
+    { bytes: [new Uint8Array(32).fill(1)] },
+  );
+});
+
+afterAll(async () => {
+  await lab[Symbol.asyncDispose]();
+  await device[Symbol.asyncDispose]();
+});
+
+async function perform(who: Who | 'nobody', name: OperationName, target: Target = real): Promise<unknown> {
+  const { input, bytes } = requestOf(name, target);
+  const session =
+    name === 'close-session' && mayUse(who, 'open-session') ? await lab.session(who as Who) : undefined;
+  const rest: Rest = { ...(bytes ? { bytes } : {}), ...(session ? { session } : {}) };
+  try {
+    return await lab.ask(who, name, input, rest);
+  } finally {
+    if (name === 'lock-slot') await lab.ask('operator', 'open-slot', { slot: 'main' });
+  }
+}
+
+const mayUse = (who: Who | 'nobody', name: OperationName): boolean => {
+  const role = roleOf[name];
+  if (who === 'nobody') return role === 'nobody';
+  const { roles, slots } = people[who];
+  return slots === '*' && (role === 'anyone' || role === 'nobody' || roles.includes(role));
+};
+
+describe('the roles', () => {
+  it('are settled for every operation', () => {
+    expect(Object.keys(roleOf).toSorted()).toEqual(names.toSorted());
+  });
+
+  for (const name of names) {
+    const role = roleOf[name];
+
+    it(`of ${name}: without a credential ${role === 'nobody' ? 'it answers' : 'it is CREDENTIAL_MISSING'}`, async () => {
+      expect(await refusal(perform('nobody', name))).toBe(role === 'nobody' ? 'none' : 'CREDENTIAL_MISSING');
+    });
+
+    it(`of ${name}: a credential of nobody ${role === 'nobody' ? 'is not asked for' : 'is CREDENTIAL_UNKNOWN'}`, async () => {
+      const { input, bytes = [] } = requestOf(name, real);
+      const digest = sha256('token of operator');
+      const strangers = [{ token: sha256('another token') }, { certificate: digest }];
+      for (const credential of strangers) {
+        const call = lab.custodian.call(name, { input, bytes }, { requestId: 'lab', credential });
+        expect(await refusal(call)).toBe(role === 'nobody' ? 'none' : 'CREDENTIAL_UNKNOWN');
+      }
+    });
+
+    for (const who of ['roleless', 'operator', 'signer', 'both'] as const) {
+      const allowed = mayUse(who, name);
+      const roles = people[who].roles.join(' and ') || 'no role';
+      it(`of ${name}: with ${roles} it ${allowed ? 'answers' : 'is PERMISSION_DENIED'}`, async () => {
+        expect(await refusal(perform(who, name))).toBe(allowed ? 'none' : 'PERMISSION_DENIED');
+      });
+    }
+  }
+});
+
+describe('an identity without a grant of the slot', () => {
+  const bySlot = names.filter(name => 'slot' in requestOf(name, real).input);
+  const byKey = names.filter(name => 'key' in requestOf(name, real).input && !bySlot.includes(name));
+
+  it('is asked for by every operation that names a slot or a key', () => {
+    const others = names.filter(name => !bySlot.includes(name) && !byKey.includes(name));
+    expect(others.toSorted()).toEqual(['close-session', 'health', 'list-keys', 'list-slots']);
+  });
+
+  it.each(bySlot)('sees no difference in %s between this slot and one that does not exist', async name => {
+    const [there, nowhere] = await Promise.all([failureOf(name, real), failureOf(name, imaginary)]);
+    expect(there.code).toBe('SLOT_UNKNOWN');
+    expect(nowhere).toEqual(there);
+  });
+
+  it.each(byKey)('sees no difference in %s between this key and one that does not exist', async name => {
+    const [there, nowhere] = await Promise.all([failureOf(name, real), failureOf(name, imaginary)]);
+    expect(there.code).toBe('KEY_UNKNOWN');
+    expect(nowhere).toEqual(there);
+  });
+
+  it('finds no slot and no key in the lists', async () => {
+    expect((await lab.ask('ungranted', 'list-slots', {})).output).toEqual({ slots: [] });
+    expect((await lab.ask('ungranted', 'list-keys', { limit: 500 })).output).toEqual({ keys: [] });
+    expect(await refusal(lab.ask('ungranted', 'list-keys', { limit: 5, slot: 'main' }))).toBe('SLOT_UNKNOWN');
+  });
+
+  it('changed nothing by trying', async () => {
+    const before = (await lab.ask('operator', 'list-keys', { limit: 500 })).output.keys.length;
+    for (const name of names) await perform('ungranted', name).catch(() => undefined);
+    expect((await lab.ask('operator', 'list-keys', { limit: 500 })).output.keys).toHaveLength(before);
+    expect(await lab.state()).toBe('open');
+  });
+
+  /** The failure with the names of the target struck out: what is left must not depend on the target. */
+  async function failureOf(name: OperationName, target: Target) {
+    const thrown: unknown = await perform('ungranted', name, target).then(
+      () => undefined,
+      error => error,
+    );
+    if (!isKeyslotError(thrown)) throw new TypeError(`${name} was not refused.`);
+    const message = thrown.message.replaceAll(target.slot, '…').replaceAll(target.key, '…');
+    return { code: thrown.code, message, retryAfter_s: thrown.retryAfter_s };
+  }
+});
+
+describe('a grant of one slot', () => {
+  it('opens that slot and no other', async () => {
+    await using spare = await Device.make('spare');
+    await using main = await Device.make('main');
+    await using two = await Lab.start(
+      { slot: main.slot, source: () => pinText },
+      { slot: spare.slot, source: () => pinText },
+    );
+    await two.custodian.openUnattended();
+    for (const slot of ['main', 'spare']) {
+      await two.ask('operator', 'generate-key', { key: `in-${slot}`, slot });
+    }
+    const sign = (key: string) => two.ask('mainOnly', 'sign-message', { key }, { bytes: [text('x')] });
+    expect(await refusal(sign('in-main'))).toBe('none');
+    expect(await refusal(sign('in-spare'))).toBe('KEY_UNKNOWN');
+    expect(await refusal(two.ask('mainOnly', 'lock-slot', { slot: 'spare' }))).toBe('SLOT_UNKNOWN');
+    const { output } = await two.ask('mainOnly', 'list-keys', { limit: 500 });
+    expect(output.keys.map(key => key.id)).toEqual(['in-main']);
+    expect((await two.ask('mainOnly', 'list-slots', {})).output.slots.map(slot => slot.id)).toEqual(['main']);
+  });
+});
+
+describe('listing keys', () => {
+  it('gives every key once, whatever the size of the pages', async () => {
+    await using own = await Device.make();
+    await using many = await Lab.open({ slot: own.slot });
+    const ids = Array.from({ length: 23 }, (_, at) => `k${(at * 7) % 23}`);
+    for (const key of ids) await many.ask('operator', 'generate-key', { key, slot: 'main' });
+    for (const limit of [1, 2, 7, 22, 23, 24, 500]) {
+      const seen: string[] = [];
+      for (let cursor: string | undefined, more = true; more; more = cursor !== undefined) {
+        const page = await many.ask('roleless', 'list-keys', { limit, ...(cursor ? { cursor } : {}) });
+        expect(page.output.keys.length).toBeLessThanOrEqual(limit);
+        seen.push(...page.output.keys.map(key => key.id));
+        cursor = page.output.next;
+      }
+      expect(seen).toEqual(ids.toSorted());
+    }
+  });
+});

@@ -1,0 +1,118 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { publicKeyFromSeed } from '../../src/foundation/ed25519.ts';
+import { KeyslotError } from '../../src/foundation/errors.ts';
+import { Device, Gate, pinText } from './device.ts';
+import { Lab, refusal, text } from './lab.ts';
+
+let device: Device;
+let spare: Device;
+let lab: Lab;
+
+beforeEach(async () => {
+  device = await Device.make();
+  spare = await Device.make('spare');
+  lab = await Lab.start(
+    { slot: device.slot, source: () => pinText },
+    { slot: spare.slot, source: () => pinText },
+  );
+  await lab.custodian.openUnattended();
+});
+
+afterEach(async () => {
+  await lab[Symbol.asyncDispose]();
+  await device[Symbol.asyncDispose]();
+  await spare[Symbol.asyncDispose]();
+});
+
+const generate = (key: string, slot = 'main') => lab.ask('operator', 'generate-key', { key, slot });
+const importKey = (key: string, seed: Uint8Array) =>
+  lab.ask('operator', 'import-key', { key, slot: 'main' }, { bytes: [seed] });
+const show = (key: string) => lab.ask('roleless', 'show-key', { key });
+const rows = () => lab.store.all('SELECT id, state FROM keys');
+
+describe('making a key', () => {
+  it('answers what everybody is shown of it from then on, also after a restart', async () => {
+    const { output } = await generate('wallet');
+    expect(output).toMatchObject({ id: 'wallet', slot: 'main', state: 'active', origin: 'generated' });
+    expect(output.createdAt).toBe(lab.clock.utc().toISOString());
+    expect((await show('wallet')).output).toEqual(output);
+    await lab.restart();
+    expect((await show('wallet')).output).toEqual(output);
+    expect((await lab.ask('roleless', 'list-keys', { limit: 10 })).output).toEqual({ keys: [output] });
+  });
+
+  it('from a seed gives the address of the seed, and wipes what was sent', async () => {
+    const seed = new Uint8Array(32).fill(5);
+    const address = Buffer.from(publicKeyFromSeed(seed)).toString('base64');
+    expect((await importKey('wallet', seed)).output.publicKeyBase64).toBe(address);
+    expect(seed.every(byte => byte === 0)).toBe(true);
+  });
+
+  it('takes an id once in the whole appliance, also for many at once', async () => {
+    const codes = await Promise.all([
+      ...Array.from({ length: 5 }, () => refusal(generate('wallet'))),
+      ...Array.from({ length: 5 }, () => refusal(generate('wallet', 'spare'))),
+    ]);
+    expect(codes.toSorted()).toEqual([...Array(9).fill('KEY_EXISTS'), 'none']);
+    expect((await show('wallet')).output.slot).toBe('main');
+  });
+
+  it('leaves no trace of a key that the custody refused', async () => {
+    for (const length of [0, 31, 33, 64]) {
+      expect(await refusal(importKey('wallet', new Uint8Array(length)))).toBe('KEY_MATERIAL_INVALID');
+    }
+    device.onGenerate = async () => {
+      throw new KeyslotError('KEY_UNVERIFIED', 'The key did not prove itself.');
+    };
+    expect(await refusal(generate('wallet'))).toBe('KEY_UNVERIFIED');
+    expect(rows()).toEqual([]);
+    device.onGenerate = honest => honest();
+    expect(await refusal(generate('wallet'))).toBe('none');
+  });
+
+  it('shows nothing of a key that is still being made', async () => {
+    const gate = new Gate();
+    device.onGenerate = async honest => {
+      await gate.pass();
+      return honest();
+    };
+    const making = generate('wallet');
+    await gate.reached;
+    expect(rows()).toEqual([{ id: 'wallet', state: 'pending' }]);
+    expect(await refusal(show('wallet'))).toBe('KEY_UNKNOWN');
+    expect(await refusal(lab.ask('signer', 'sign-message', { key: 'wallet' }, { bytes: [text('x')] }))).toBe(
+      'KEY_UNKNOWN',
+    );
+    expect(await refusal(lab.ask('roleless', 'verify', { key: 'wallet' }))).toBe('KEY_UNKNOWN');
+    expect((await lab.ask('roleless', 'list-keys', { limit: 10 })).output.keys).toEqual([]);
+    gate.open();
+    expect((await making).output.state).toBe('active');
+  });
+
+  it('notices a device that has gone', async () => {
+    device.onGenerate = async () => {
+      throw new KeyslotError('TOKEN_UNAVAILABLE', 'The device is gone.');
+    };
+    expect(await refusal(generate('wallet'))).toBe('TOKEN_UNAVAILABLE');
+    expect([await lab.state('main'), await lab.state('spare')]).toEqual(['failed', 'open']);
+  });
+
+  it('asks for an id that can be one, and for an open slot', async () => {
+    for (const id of ['', 'A', '-a', 'a'.repeat(64), 'a/b', '../a', 'a\n']) {
+      expect(await refusal(generate(id))).toBe('KEY_ID_INVALID');
+    }
+    expect(await refusal(generate('wallet', 'MAIN'))).toBe('SLOT_ID_INVALID');
+    await lab.ask('operator', 'lock-slot', { slot: 'main' });
+    expect(await refusal(generate('wallet'))).toBe('SLOT_LOCKED');
+    expect(rows()).toEqual([]);
+  });
+
+  it('is refused where the custody has no such power, before anything is written down', async () => {
+    device.powers = false;
+    await lab.restart();
+    await lab.custodian.openUnattended();
+    expect(await refusal(generate('wallet'))).toBe('POWER_MISSING');
+    expect(await refusal(importKey('wallet', new Uint8Array(32)))).toBe('POWER_MISSING');
+    expect(rows()).toEqual([]);
+  });
+});

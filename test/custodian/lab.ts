@@ -1,0 +1,200 @@
+import { createHash } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { LocalCustodian } from '../../src/custodian/custodian.ts';
+import type { Identity, Role } from '../../src/custodian/identities.ts';
+import type { SlotSetting } from '../../src/custodian/slot-keeper.ts';
+import type { Slot } from '../../src/custody/engine.ts';
+import { slotId } from '../../src/custody/ids.ts';
+import type { Clock } from '../../src/foundation/clock.ts';
+import { isKeyslotError } from '../../src/foundation/errors.ts';
+import { silentLog } from '../../src/foundation/log.ts';
+import { Secret } from '../../src/foundation/secret.ts';
+import { Store } from '../../src/store/store.ts';
+import type { Custodian, OperationName, Reply, Request } from '../../src/wire/custodian.ts';
+import type { AccessMode } from '../../src/wire/views.ts';
+import { pinText } from './device.ts';
+
+/** Time that stands still until the test moves it. */
+export class HeldClock implements Clock {
+  #now_ms = 1_000_000;
+
+  monotonic_ms(): number {
+    return this.#now_ms;
+  }
+
+  utc(): Date {
+    return new Date(Date.UTC(2026, 0, 1) + this.#now_ms);
+  }
+
+  advance(by_ms: number): void {
+    this.#now_ms += by_ms;
+  }
+}
+
+export const sha256 = (bytes: string | Uint8Array): string =>
+  createHash('sha256').update(bytes).digest('hex');
+
+const identity = (name: string, roles: readonly Role[], slots: Identity['slots']): Identity => ({
+  name,
+  roles,
+  slots,
+  credential: { token: sha256(`token of ${name}`) },
+});
+
+/** Everybody whom the configuration of a lab names. */
+export const people = {
+  operator: identity('operator', ['operator'], '*'),
+  signer: identity('signer', ['signer'], '*'),
+  both: identity('both', ['operator', 'signer'], '*'),
+  roleless: identity('roleless', [], '*'),
+  neighbour: identity('neighbour', ['operator', 'signer'], '*'),
+  /** Every role, and no slot. */
+  ungranted: identity('ungranted', ['operator', 'signer'], []),
+  /** Every role, and the slot `main` alone. */
+  mainOnly: identity('mainOnly', ['operator', 'signer'], [slotId('main')]),
+} as const;
+
+export type Who = keyof typeof people;
+
+export interface LabSlot {
+  readonly slot: Slot;
+  readonly access?: AccessMode;
+  /** The text of the configured source; absent for an attended slot. */
+  readonly source?: () => string | Promise<string>;
+}
+
+export const idle_ms = 60_000;
+export const absolute_ms = 600_000;
+
+/** A custodian over a real store in a folder of its own, and people who ask it. */
+export class Lab implements AsyncDisposable {
+  readonly clock = new HeldClock();
+  readonly folder = mkdtempSync(join(tmpdir(), 'keyslot-lab-'));
+  readonly storeFile = join(this.folder, 'keyslot.db');
+  #slots: readonly LabSlot[];
+  #running: { store: Store; custodian: LocalCustodian } | undefined;
+
+  private constructor(slots: readonly LabSlot[]) {
+    this.#slots = slots;
+  }
+
+  static async start(...slots: readonly LabSlot[]): Promise<Lab> {
+    const lab = new Lab(slots);
+    await lab.#start();
+    return lab;
+  }
+
+  /** One unattended slot, open. */
+  static async open(slot: LabSlot): Promise<Lab> {
+    const lab = await Lab.start({ source: () => pinText, ...slot });
+    const [failure] = await lab.custodian.openUnattended();
+    if (failure) throw failure;
+    return lab;
+  }
+
+  get custodian(): LocalCustodian {
+    if (!this.#running) throw new TypeError('The lab is closed.');
+    return this.#running.custodian;
+  }
+
+  get store(): Store {
+    if (!this.#running) throw new TypeError('The lab is closed.');
+    return this.#running.store;
+  }
+
+  /** Another custodian over the same store, with other settings where they are given. */
+  async restart(...slots: readonly LabSlot[]): Promise<void> {
+    await this.#stop();
+    if (slots.length > 0) this.#slots = slots;
+    await this.#start();
+  }
+
+  ask<N extends OperationName>(
+    who: Who | 'nobody',
+    operation: N,
+    input: Request<N>['input'],
+    rest: Rest = {},
+  ): Promise<Reply<N>> {
+    return askOf(this.custodian, who, operation, input, rest);
+  }
+
+  /** The token of a new session. */
+  async session(who: Who, slot = 'main', pin = pinText): Promise<string> {
+    const { bytes } = await this.ask(who, 'open-session', { slot }, { bytes: [text(pin)] });
+    return Buffer.from(bytes?.[0] ?? []).toString('latin1');
+  }
+
+  async state(slot = 'main'): Promise<string> {
+    return (await this.ask('operator', 'show-slot', { slot })).output.state;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stop();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  async #start(): Promise<void> {
+    const store = new Store(this.storeFile);
+    const custodian = await LocalCustodian.create({
+      store,
+      slots: this.#slots.map(slotSetting),
+      identities: Object.values(people),
+      sessions: { idle_ms, absolute_ms },
+      log: silentLog,
+      clock: this.clock,
+    });
+    this.#running = { store, custodian };
+  }
+
+  async #stop(): Promise<void> {
+    const running = this.#running;
+    this.#running = undefined;
+    await running?.custodian[Symbol.asyncDispose]();
+    running?.store[Symbol.dispose]();
+  }
+}
+
+export interface Rest {
+  readonly bytes?: readonly Uint8Array[];
+  /** The token of a session, as a caller holds it. */
+  readonly session?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** Asks through whichever binding. */
+export function askOf<N extends OperationName>(
+  custodian: Custodian,
+  who: Who | 'nobody',
+  operation: N,
+  input: Request<N>['input'],
+  { bytes, session, signal }: Rest = {},
+): Promise<Reply<N>> {
+  const credential = who === 'nobody' ? undefined : people[who].credential;
+  const request: Request<N> = bytes ? { input, bytes } : { input };
+  return custodian.call(operation, request, {
+    requestId: 'lab',
+    credential,
+    session: session === undefined ? undefined : sha256(session),
+    signal,
+  });
+}
+
+function slotSetting({ slot, access = 'identity', source }: LabSlot): SlotSetting {
+  return { slot, access, ...(source ? { readPin: async () => Secret.fromText(await source()) } : {}) };
+}
+
+/** Bytes of one's own each time: the custodian wipes the PINs and seeds that it is given. */
+export const text = (of: string): Uint8Array => Uint8Array.from(Buffer.from(of));
+
+/** The code that something is refused with; `'none'` when it was not. */
+export async function refusal(attempt: Promise<unknown>): Promise<string> {
+  try {
+    await attempt;
+    return 'none';
+  } catch (thrown) {
+    if (isKeyslotError(thrown)) return thrown.code;
+    throw thrown;
+  }
+}
