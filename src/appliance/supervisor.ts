@@ -1,6 +1,7 @@
 import { createHash, randomBytes, X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { createSecureContext } from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { KeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
@@ -211,7 +212,14 @@ function tlsOf(config: Config): GatewayBoot['tls'] {
       throw new KeyslotError('CONFIG_INVALID', `tls.${setting}: ${path} cannot be read.`, { cause });
     }
   };
-  return { cert: read('certificate'), key: read('key'), ca: read('clientCa') };
+  const tls = { cert: read('certificate'), key: read('key'), ca: read('clientCa') };
+  try {
+    createSecureContext(tls);
+  } catch (cause) {
+    const text = 'tls: not all three files are PEM, or the key is not the one of the certificate.';
+    throw new KeyslotError('CONFIG_INVALID', text, { cause });
+  }
+  return tls;
 }
 
 const identitiesOf = (config: Config): Promise<CustodianBoot['identities']> =>

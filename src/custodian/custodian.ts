@@ -189,7 +189,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
       const key = await this.#signer(input.key, identity, call);
       const orders = input.items.map((kind, at) => order(kind, bytes[at]));
       const results = await signMany(orders, key, call.signal);
-      for (const result of results) if (isKeyslotError(result)) await this.#notice(key, result);
+      for (const result of results) if (isKeyslotError(result)) this.#notice(key, result);
       return {
         output: { ...signedBy(key), results: results.map(batchResult) },
         bytes: results.flatMap(result => (isKeyslotError(result) ? [] : released(result))),
@@ -254,16 +254,16 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
       return await work;
     } catch (thrown) {
       const error = toKeyslotError(thrown);
-      await this.#notice(key, error);
+      this.#notice(key, error);
       throw error;
     }
   }
 
-  async #notice(key: BoundSigner, error: KeyslotError): Promise<void> {
-    const record = this.#registry.get(key.signer.key.id);
-    if (error.entry.status >= 500)
-      this.#log.error({ key: key.signer.key.id, err: error }, 'a signature was not made');
-    if (record) await this.#keepers.get(record.slot)?.noticed(error);
+  #notice(key: BoundSigner, error: KeyslotError): void {
+    const { id } = key.signer.key;
+    if (error.entry.status >= 500) this.#log.error({ key: id, err: error }, 'a signature was not made');
+    const record = this.#registry.get(id);
+    if (record) this.#keepers.get(record.slot)?.noticed(error);
   }
 }
 
@@ -294,7 +294,7 @@ async function watched<T>(keeper: SlotKeeper, work: Promise<T>): Promise<T> {
     return await work;
   } catch (thrown) {
     const error = toKeyslotError(thrown);
-    await keeper.noticed(error);
+    keeper.noticed(error);
     throw error;
   }
 }

@@ -1,9 +1,10 @@
-import { generates, imports, type KeyInfo } from '../custody/engine.ts';
-import type { KeyId } from '../custody/ids.ts';
+import { generates, imports, type KeyInfo, type Session } from '../custody/engine.ts';
+import type { KeyId, SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import { encodeBase64 } from '../foundation/base64.ts';
 import type { Clock } from '../foundation/clock.ts';
-import { KeyslotError } from '../foundation/errors.ts';
+import { publicKeyFromSeed, seed_bytes } from '../foundation/ed25519.ts';
+import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Secret } from '../foundation/secret.ts';
 import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
 import type { KeyView } from '../wire/views.ts';
@@ -16,6 +17,7 @@ import type { SlotKeeper } from './slot-keeper.ts';
 export class KeyLifecycle {
   readonly #registry: KeyRegistry;
   readonly #clock: Clock;
+  readonly #making = new Set<KeyId>();
 
   constructor(registry: KeyRegistry, clock: Clock) {
     this.#registry = registry;
@@ -26,33 +28,87 @@ export class KeyLifecycle {
   async generate(id: KeyId, keeper: SlotKeeper): Promise<KeyView> {
     const session = keeper.session();
     if (!generates(session)) throw powerMissing(keeper, 'generate');
-    return this.#make(id, keeper, 'generated', () => session.generate(id));
+    return this.#make({
+      id,
+      slot: keeper.id,
+      origin: 'generated',
+      session,
+      make: () => session.generate(id),
+    });
   }
 
   /** POWER_MISSING, KEY_EXISTS, KEY_MATERIAL_INVALID, and what the custody answers. */
   async import(id: KeyId, keeper: SlotKeeper, seed: Secret): Promise<KeyView> {
     const session = keeper.session();
     if (!imports(session)) throw powerMissing(keeper, 'import');
-    return this.#make(id, keeper, 'imported', () => session.import(id, seed));
+    if (seed.length !== seed_bytes) {
+      throw new KeyslotError('KEY_MATERIAL_INVALID', `A seed has ${seed_bytes} bytes, not ${seed.length}.`);
+    }
+    const expected = seed.use(publicKeyFromSeed);
+    const make = () => session.import(id, seed);
+    return this.#make({ id, slot: keeper.id, origin: 'imported', session, make, expected });
   }
 
-  async #make(
-    id: KeyId,
-    keeper: SlotKeeper,
-    origin: KeyRecord['origin'],
-    make: () => Promise<KeyInfo>,
-  ): Promise<KeyView> {
-    this.#registry.begin(id, keeper.id, origin, this.#clock.utc());
-    let info: KeyInfo;
+  async #make(plan: Plan): Promise<KeyView> {
+    const { id } = plan;
+    const resumed = this.#begin(plan);
+    this.#making.add(id);
     try {
-      info = await make();
+      return keyView(this.#registry.complete(await made(plan, resumed)));
     } catch (error) {
-      this.#registry.abandon(id);
+      if (!mayHaveHappened(error)) this.#registry.abandon(id);
       throw error;
+    } finally {
+      this.#making.delete(id);
     }
-    return keyView(this.#registry.complete(info));
+  }
+
+  /** Writes down what is about to be made; true when it takes up a record that a failure left unsettled. */
+  #begin({ id, slot, origin }: Plan): boolean {
+    const left = this.#registry.get(id);
+    const same = left?.state === 'pending' && left.slot === slot && left.origin === origin;
+    if (same && !this.#making.has(id)) return true;
+    this.#registry.begin(id, slot, origin, this.#clock.utc());
+    return false;
   }
 }
+
+interface Plan {
+  readonly id: KeyId;
+  readonly slot: SlotId;
+  readonly origin: KeyRecord['origin'];
+  readonly session: Session;
+  readonly make: () => Promise<KeyInfo>;
+  /** The public key that an import must end up with. */
+  readonly expected?: Uint8Array;
+}
+
+/** The key, freshly made, or the one that an earlier attempt made without being able to say so. */
+async function made({ id, session, make, expected }: Plan, resumed: boolean): Promise<KeyInfo> {
+  try {
+    return await make();
+  } catch (error) {
+    if (!resumed || !isKeyslotError(error) || error.code !== 'KEY_EXISTS') throw error;
+    const { key } = await session.signer(id);
+    if (expected && Buffer.compare(key.publicKey, expected) !== 0) throw error;
+    return key;
+  }
+}
+
+/**
+ * Whether a key may have been made although the custody failed. Its record then stays pending: making it again
+ * finds out, and so does the next opening of the slot.
+ */
+const mayHaveHappened = (error: unknown): boolean => unsettled.has(toKeyslotError(error).code);
+
+const unsettled: ReadonlySet<ErrorCode> = new Set([
+  'TOKEN_UNAVAILABLE',
+  'TOKEN_ERROR',
+  'TOKEN_CAPACITY',
+  'SESSION_CLOSED',
+  'STORE_FAILED',
+  'INTERNAL',
+]);
 
 /** A record as callers see it. A pending one has no public key yet and is nobody's business: KEY_UNKNOWN. */
 export function keyView(record: KeyRecord): KeyView {

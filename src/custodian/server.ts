@@ -39,6 +39,7 @@ export class CustodianServer implements AsyncDisposable {
     server.listen(options.path, resolve);
     await promise;
     server.off('error', reject);
+    server.on('error', error => options.log.error({ err: error }, 'the socket could not take a connection'));
     chmodSync(options.path, 0o600);
     return made;
   }

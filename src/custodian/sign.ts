@@ -2,6 +2,7 @@ import type { KeyInfo } from '../custody/engine.ts';
 import type { Signature } from '../custody/ids.ts';
 import { type KeyslotError, KeyslotError as Refusal, toKeyslotError } from '../foundation/errors.ts';
 import { classifyMessage } from '../solana/message-kind.ts';
+import { listsSigner } from '../solana/offchain-message.ts';
 import {
   parseTransaction,
   signerIndex,
@@ -70,20 +71,26 @@ type Decoded =
 function decode(order: Order, key: KeyInfo): Decoded {
   switch (order.kind) {
     case 'message':
-      return decodeMessage(order.bytes);
+      return decodeMessage(order.bytes, key);
     case 'transaction':
       return decodeTransaction(order.bytes, key);
   }
 }
 
-/** MESSAGE_IS_TRANSACTION: what a validator could read as a transaction is only signed as one. */
-function decodeMessage(bytes: Uint8Array): Decoded {
+/**
+ * MESSAGE_IS_TRANSACTION: what a validator could read as a transaction is only signed as one. An off-chain
+ * envelope that does not list the key is not for it to sign: KEY_NOT_A_SIGNER.
+ */
+function decodeMessage(bytes: Uint8Array, key: KeyInfo): Decoded {
   const kind = classifyMessage(bytes);
   if (kind.kind === 'transaction') {
     throw new Refusal(
       'MESSAGE_IS_TRANSACTION',
       `The message reads as a ${kind.version} transaction message.`,
     );
+  }
+  if (kind.kind === 'offchain' && !listsSigner(kind, key.publicKey)) {
+    throw new Refusal('KEY_NOT_A_SIGNER', `The off-chain message does not list ${key.id} as a signer.`);
   }
   return { kind: kind.kind, message: bytes };
 }

@@ -120,10 +120,16 @@ export class SlotKeeper {
   }
 
   /** A failure below, told by whoever met it: a token that has gone takes its slot out of service. */
-  async noticed(error: KeyslotError): Promise<void> {
+  noticed(error: KeyslotError): void {
     if (error.code !== 'TOKEN_UNAVAILABLE' || !this.#opened) return;
     this.#world.log.error({ slot: this.id, err: error }, 'the token is gone; the slot has failed');
-    await this.#close('failed', { code: error.code, detail: error.message });
+    // Not waited for: whoever met the failure is answered now, the sessions end in their own time.
+    this.#close('failed', { code: error.code, detail: error.message }).catch(thrown => {
+      this.#world.log.error(
+        { slot: this.id, err: thrown },
+        'the session of a failed slot did not end in order',
+      );
+    });
   }
 
   async #openWith(given: Secret | undefined, by: string): Promise<void> {

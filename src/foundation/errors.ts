@@ -102,8 +102,8 @@ export const errorTable = {
   ),
   KEY_NOT_A_SIGNER: refused(
     422,
-    'The key is not a signer of this transaction',
-    'Use a key whose address is among the required signers of the message.',
+    'The key is not among the required signers',
+    'Use a key whose address the transaction or the off-chain message requires.',
   ),
   BODY_TOO_LARGE: refused(413, 'The body is too large', 'Send at most the number of bytes that is named.'),
   BATCH_TOO_LARGE: refused(400, 'The batch has too many items', 'Send at most 100 items in one batch.'),

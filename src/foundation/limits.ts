@@ -16,8 +16,8 @@ export const limits = {
   page_items_default: 100,
   /** From the last byte of a request to its answer. */
   request_ms: 30_000,
-  /** How long a stop waits for what is in flight. */
-  drain_ms: 8_000,
+  /** How long a stop waits for what is in flight: less than the supervisor waits before it kills. */
+  drain_ms: 4_000,
   /** Requests waiting for a session of one slot. */
   slotQueue_items_max: 4_096,
   /** Calls of one gateway that wait for the custodian. */

@@ -11,7 +11,7 @@ import {
   type Reply,
   type Request,
 } from '../wire/custodian.ts';
-import { type Frame, FrameError, FrameReader, FrameWriter } from '../wire/frames.ts';
+import { encodeFrame, type Frame, FrameError, FrameReader, FrameWriter } from '../wire/frames.ts';
 import { parseFailureHead } from '../wire/heads.ts';
 
 /**
@@ -43,23 +43,22 @@ export class CustodianLink implements Custodian, Disposable {
     const { promise, resolve, reject } = Promise.withResolvers<Reply<N>>();
     const id = this.#freeId();
     const { requestId, credential, session } = call;
-    const frame: Frame = {
+    // Encoded now: a PIN or a seed among the bytes may be wiped before the frame can leave.
+    const frame = encodeFrame({
       id,
       kind: 'call',
       head: { operation: name, input: request.input, requestId, credential, session },
       bytes: request.bytes ?? [],
-    };
+    });
     const answer = ({ head, bytes }: Frame) => {
       const output = operations[name].output.safeParse(head);
       if (output.success) resolve({ output: output.data, bytes } as Reply<N>);
-      else
-        reject(
-          new KeyslotError('INTERNAL', 'The custodian answered in another shape.', { cause: output.error }),
-        );
+      else reject(otherShape(output.error));
     };
     const deadline_ms = performance.now() + limits.request_ms;
-    this.#pending.set(id, { frame, answer, reject, deadline_ms, repeatable: operations[name].repeatable });
-    this.#line?.writer.send(frame);
+    const { repeatable } = operations[name];
+    this.#pending.set(id, { frame, answer, reject, deadline_ms, repeatable, sent: this.#line !== undefined });
+    this.#line?.writer.sendEncoded(frame);
     if (call.signal?.aborted) this.#giveUp(id);
     call.signal?.addEventListener('abort', () => this.#giveUp(id), { once: true });
     return promise;
@@ -88,7 +87,10 @@ export class CustodianLink implements Custodian, Disposable {
         bytes: [secret],
       }));
       writer.send(hello);
-      for (const { frame } of this.#pending.values()) writer.send(frame);
+      for (const pending of this.#pending.values()) {
+        pending.sent = true;
+        writer.sendEncoded(pending.frame);
+      }
       this.#line = { socket, writer };
     });
     socket.on('data', chunk => {
@@ -110,7 +112,7 @@ export class CustodianLink implements Custodian, Disposable {
     if (this.#closed) return;
     if (wasUp) this.#log.warn({ pending: this.#pending.size }, 'the custodian was lost');
     this.#failAll(
-      pending => !pending.repeatable,
+      pending => pending.sent && !pending.repeatable,
       new KeyslotError(
         'CUSTODIAN_UNAVAILABLE',
         'The custodian was lost before it answered; look whether the change happened before repeating it.',
@@ -160,9 +162,11 @@ export class CustodianLink implements Custodian, Disposable {
 }
 
 interface Pending {
-  readonly frame: Frame;
+  readonly frame: Buffer;
   readonly deadline_ms: number;
   readonly repeatable: boolean;
+  /** To a custodian that may have acted on it: from then on it is not known whether it happened. */
+  sent: boolean;
   answer(frame: Frame): void;
   reject(error: unknown): void;
 }
@@ -173,6 +177,9 @@ const overloaded = (waiting: number) =>
   });
 
 const stopping = () => new KeyslotError('SHUTTING_DOWN', 'The gateway is stopping.');
+
+const otherShape = (cause: unknown) =>
+  new KeyslotError('INTERNAL', 'The custodian answered in another shape.', { cause });
 
 const reconnect_ms = 50;
 const sweep_ms = 250;

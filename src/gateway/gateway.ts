@@ -97,11 +97,15 @@ const connections_max = 4_096;
 
 function close(server: Server): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
+  // A connection whose request had begun before says nothing of closing: it is closed once it is idle.
+  const sweep = setInterval(() => server.closeIdleConnections(), idleSweep_ms);
   server.close(() => resolve());
   // Whoever has not finished by then is cut off: a stop must not wait for a slow client.
   setTimeout(() => server.closeAllConnections(), limits.drain_ms).unref();
-  return promise;
+  return promise.finally(() => clearInterval(sweep));
 }
+
+const idleSweep_ms = 100;
 
 function urlOf(server: Server): string {
   const { address, port, family } = server.address() as AddressInfo;

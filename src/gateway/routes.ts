@@ -127,7 +127,7 @@ function routes(custodian: Custodian): Record<string, Partial<Record<Method, Han
         const material = await body(bodies.importKey);
         using seed = seedOf(material);
         const input = { key: params.id ?? '', slot: material.slot };
-        return plain(ask('import-key', { input, bytes: [seed.use(lent)] }, call), 201);
+        return await plain(ask('import-key', { input, bytes: [seed.use(lent)] }, call), 201);
       },
     },
     '/v1/keys/:id': {

@@ -12,15 +12,13 @@ export class Store implements Disposable {
   /** Opens or creates the file and migrates it forward. STORE_NEWER, STORE_FAILED. */
   constructor(path: string) {
     this.#database = guarded(() => new DatabaseSync(path));
-    guarded(() => {
-      this.#database.exec(`
-        PRAGMA journal_mode = WAL;
-        PRAGMA synchronous = FULL;
-        PRAGMA foreign_keys = ON;
-        PRAGMA busy_timeout = 2000;
-      `);
-    });
-    this.#migrate(path);
+    try {
+      guarded(() => this.#database.exec(settings));
+      this.#migrate(path);
+    } catch (error) {
+      this.#database.close();
+      throw error;
+    }
   }
 
   all(sql: string, ...values: readonly SqlValue[]): readonly Row[] {
@@ -53,6 +51,13 @@ export class Store implements Disposable {
 
 export type SqlValue = string | number | null | Uint8Array;
 export type Row = Readonly<Record<string, unknown>>;
+
+const settings = `
+  PRAGMA journal_mode = WAL;
+  PRAGMA synchronous = FULL;
+  PRAGMA foreign_keys = ON;
+  PRAGMA busy_timeout = 2000;
+`;
 
 /** One step a version, never edited after it was released. */
 const migrations: readonly string[] = [

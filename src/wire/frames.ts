@@ -71,7 +71,12 @@ export class FrameWriter {
   }
 
   send(frame: Frame): void {
-    if (this.#waiting.push(encodeFrame(frame)) === 1) setImmediate(() => this.#flush());
+    this.sendEncoded(encodeFrame(frame));
+  }
+
+  /** A frame that was encoded before, when its bytes were still those of its caller. */
+  sendEncoded(frame: Buffer): void {
+    if (this.#waiting.push(frame) === 1) setImmediate(() => this.#flush());
   }
 
   #flush(): void {

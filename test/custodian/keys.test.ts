@@ -97,6 +97,30 @@ describe('making a key', () => {
     expect([await lab.state('main'), await lab.state('spare')]).toEqual(['failed', 'open']);
   });
 
+  it('finds a key again that was made although the device failed to say so', async () => {
+    device.onGenerate = async honest => {
+      await honest();
+      throw new KeyslotError('TOKEN_ERROR', 'The answer was lost.');
+    };
+    expect(await refusal(generate('wallet'))).toBe('TOKEN_ERROR');
+    expect(rows()).toEqual([{ id: 'wallet', state: 'pending' }]);
+    device.onGenerate = honest => honest();
+    const { output } = await generate('wallet');
+    expect(output).toMatchObject({ state: 'active', origin: 'generated' });
+    const signed = await lab.ask('signer', 'sign-message', { key: 'wallet' }, { bytes: [text('x')] });
+    expect(signed.output.publicKey).toBe(output.publicKey);
+    expect(await refusal(generate('wallet'))).toBe('KEY_EXISTS');
+  });
+
+  it('makes a key on the second try when the device failed before it had made one', async () => {
+    device.onGenerate = async () => {
+      throw new KeyslotError('TOKEN_ERROR', 'Nothing was made.');
+    };
+    expect(await refusal(generate('wallet'))).toBe('TOKEN_ERROR');
+    device.onGenerate = honest => honest();
+    expect((await generate('wallet')).output.state).toBe('active');
+  });
+
   it('asks for an id that can be one, and for an open slot', async () => {
     for (const id of ['', 'A', '-a', 'a'.repeat(64), 'a/b', '../a', 'a\n']) {
       expect(await refusal(generate(id))).toBe('KEY_ID_INVALID');

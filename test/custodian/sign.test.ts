@@ -87,6 +87,11 @@ describe('signing a message', () => {
     expect(device.asked).toHaveLength(1);
   });
 
+  it('signs no off-chain envelope that does not list the key', async () => {
+    expect(await refusal(signTheMessage(offchain('hello'), 'key-2'))).toBe('KEY_NOT_A_SIGNER');
+    expect(device.asked).toEqual([]);
+  });
+
   it('refuses whatever reads as a transaction message, and the device never hears of it', async () => {
     for (const parts of [plain, plainV0, plainV1]) {
       expect(await refusal(signTheMessage(messageBytes(parts)))).toBe('MESSAGE_IS_TRANSACTION');

@@ -7,7 +7,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { CustodianServer } from '../../src/custodian/server.ts';
-import { privateKeyFromSeed, signMessage } from '../../src/foundation/ed25519.ts';
+import { encodeBase58 } from '../../src/foundation/base58.ts';
+import { privateKeyFromSeed, publicKeyFromSeed, signMessage } from '../../src/foundation/ed25519.ts';
 import { isKeyslotError } from '../../src/foundation/errors.ts';
 import { limits } from '../../src/foundation/limits.ts';
 import { silentLog } from '../../src/foundation/log.ts';
@@ -237,12 +238,28 @@ describe('a link whose custodian is lost', () => {
     await new Promise(resolve => silent.close(resolve));
   });
 
-  it('waits for a custodian that has not come up yet', async () => {
+  it('waits for a custodian that has not come up yet, also with what it would not repeat', async () => {
     const link = linkTo(join(folder, 'later.sock'));
-    const waiting = sign(link, 'early');
-    expect(await refusal(generate(link, 'early'))).toBe('CUSTODIAN_UNAVAILABLE');
+    const [waiting, making] = [sign(link, 'early'), generate(link, 'early')];
     await serve('later');
     expect(only(await waiting)).toEqual(await signature('early'));
+    expect((await making).output).toMatchObject({ id: 'early', origin: 'generated' });
+  });
+
+  it('sends a seed as it was when the call was made, although its owner has wiped it since', async () => {
+    const link = linkTo(join(folder, 'wiped.sock'));
+    const seed = new Uint8Array(32).fill(9);
+    const importing = askOf(
+      link,
+      'operator',
+      'import-key',
+      { key: 'wiped', slot: 'main' },
+      { bytes: [seed] },
+    );
+    seed.fill(0);
+    await serve('wiped');
+    const expected = encodeBase58(publicKeyFromSeed(new Uint8Array(32).fill(9)));
+    expect((await importing).output).toMatchObject({ publicKey: expected, origin: 'imported' });
   });
 
   it('is served again when a custodian that was killed is started anew over the same socket file', async () => {

@@ -37,10 +37,13 @@ async function sign(key: string, options: SignOptions, command: Command): Promis
   const connection = new Connection(configOf(options));
   const path = `/v1/keys/${encodeURIComponent(key)}`;
   const transaction =
-    options.transaction ?? (options.transactionFile && fileText(options.transactionFile).trim());
-  const answer = transaction
-    ? await connection.post<Record<string, unknown>>(`${path}/sign-transaction`, { transaction })
-    : await connection.post<Record<string, unknown>>(`${path}/sign-message`, { message: messageOf(options) });
+    options.transactionFile === undefined ? options.transaction : fileText(options.transactionFile).trim();
+  const answer =
+    transaction === undefined
+      ? await connection.post<Record<string, unknown>>(`${path}/sign-message`, {
+          message: messageOf(options),
+        })
+      : await connection.post<Record<string, unknown>>(`${path}/sign-transaction`, { transaction });
   if (options.json) printJson(answer);
   else print(listing(answer));
 }
