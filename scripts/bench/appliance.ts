@@ -45,6 +45,7 @@ export interface Appliance {
 }
 
 export async function startAppliance({ home }: BenchHome, stack: AsyncDisposableStack): Promise<Appliance> {
+  if (stack.disposed) throw new Error('The run was interrupted.'); // nothing is started that nobody would stop
   const logFile = join(home, 'keyslot.log');
   const command = ['serve', '--home', home, '--port', '0', '--ops-port', '0', '--json'];
   const child = spawn(join(root, 'bin', 'keyslot'), command, {

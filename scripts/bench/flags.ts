@@ -4,6 +4,7 @@ import { type Mode, modes } from './work.ts';
 export interface Flags {
   readonly json: boolean;
   readonly seconds: number;
+  readonly warmUp_signatures: number;
   readonly warmUp_s: number;
   /** How long each of the many measurements of the raw limit takes. */
   readonly raw_s: number;
@@ -45,15 +46,16 @@ export function parsedFlags(args: readonly string[]): Flags {
   return {
     json: values.json,
     seconds,
+    warmUp_signatures: quick ? 200 : 10_000,
     warmUp_s: quick ? Math.min(seconds, 0.3) : 1.5,
-    raw_s: Math.min(seconds, quick ? 0.5 : 2),
+    raw_s: Math.min(seconds, quick ? 0.2 : 2),
     signatures: numberFlag('signatures', values.signatures ?? (quick ? '2000' : '200000'), 100_000_000),
     connections: values.connections
       .split(',')
       .map(text => Math.floor(numberFlag('connections', text, 1_000))),
     modes: modes.filter(mode => only.includes(mode)),
     memory: only.includes('memory'),
-    settle_ms: quick ? 400 : 2_500,
+    settle_ms: quick ? 200 : 2_500,
   };
 }
 

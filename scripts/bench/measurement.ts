@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { type Appliance, type BenchHome, benchKey, prepareHome, startAppliance } from './appliance.ts';
 import type { Flags } from './flags.ts';
 import { Helper } from './helper.ts';
 import type { LoadAnswer, LoadQuestion } from './load.ts';
-import { childrenOf, cpu_s, type Observed, residentMemory } from './processes.ts';
+import { childrenOf, cpu_s, machineCpu_s, type Observed, residentMemory } from './processes.ts';
 import type { RawAnswer, RawQuestion } from './raw-limit.ts';
 import { unsignedTransfers } from './transfers.ts';
 import { type Mode, transferMessage_at } from './work.ts';
@@ -16,14 +17,20 @@ export interface Result {
   readonly perSecond: number;
   /** To the raw limit of the run. */
   readonly ratio: number;
-  /** To the raw limit just before and after: steadier where other work shares the machine. */
-  readonly ratioNearby: number;
+  /**
+   * The same by processor time: a raw signature's against what gateway, custodian and load spend on one of
+   * theirs. With every core busy on an otherwise idle machine it is the ratio; on a shared one, where many
+   * threads get more of the cores than the few of the raw loop, it is the one to believe.
+   */
+  readonly ratioByCpu: number;
   readonly p50_ms: number;
   readonly p99_ms: number;
   readonly refused: number;
   readonly verified: number;
   /** Processor time a signature. On a shared machine it says more than the rate does. */
   readonly cpu_us: { readonly gateway: number; readonly custodian: number; readonly load: number };
+  /** The share of all processors that went to nothing of ours meanwhile: with much of it, measure again. */
+  readonly elsewhere: number;
 }
 
 export interface Memory {
@@ -39,15 +46,16 @@ export interface Report {
   /** Signatures per second. */
   readonly rawLimit: number;
   readonly rawLimits: readonly number[];
-  readonly ceiling: { readonly perSecond: number; readonly ratio: number };
+  /** Processor time of one raw signature. */
+  readonly rawCpu_us: number;
+  readonly ceiling: { readonly perSecond: number; readonly ratio: number; readonly ratioByCpu: number };
   readonly results: readonly Result[];
   readonly memory?: Memory;
 }
 
 /**
  * Measures the raw limit before and after each row, because other work on the machine comes and goes: the raw
- * limit of the run is their median, and each row also has the ratio to its two neighbours. Whatever is started
- * goes onto the stack.
+ * limit of the run is their median. Whatever is started goes onto the stack.
  */
 export async function measure(
   flags: Flags,
@@ -56,29 +64,41 @@ export async function measure(
 ): Promise<Report> {
   progress('preparing a token and an appliance');
   const bench = await Bench.start(stack);
+  progress('warming up');
+  await bench.warmUp(flags);
   progress('the ceiling');
   const ceiling = await bench.raw(flags.raw_s, true);
   const measured: Measured[] = [];
   progress('the raw limit');
-  const rawLimits = [await bench.raw(flags.raw_s, false)];
+  const raw = [await bench.raw(flags.raw_s, false)];
   for (const [mode, connections] of rowsOf(flags)) {
     progress(`${mode}, ${connections} connections`);
     measured.push(await bench.load(mode, connections, flags));
     progress('the raw limit again');
-    rawLimits.push(await bench.raw(flags.raw_s, false));
+    raw.push(await bench.raw(flags.raw_s, false));
   }
   progress(`memory over ${flags.signatures} signatures`);
   const memory = flags.memory ? await bench.memory(flags) : undefined;
+  const rawLimits = raw.map(({ perSecond }) => perSecond);
   const rawLimit = median(rawLimits);
+  const rawCpu_us = median(raw.map(({ cpu_us }) => cpu_us));
   return {
     rawLimit,
     rawLimits,
-    ceiling: { perSecond: ceiling, ratio: ceiling / rawLimit },
-    results: measured.map((row, at) => ({
-      ...row,
-      ratio: row.perSecond / rawLimit,
-      ratioNearby: row.perSecond / median(rawLimits.slice(at, at + 2)),
-    })),
+    rawCpu_us,
+    ceiling: {
+      perSecond: ceiling.perSecond,
+      ratio: ceiling.perSecond / rawLimit,
+      ratioByCpu: rawCpu_us / ceiling.cpu_us,
+    },
+    results: measured.map(row => {
+      const { gateway, custodian, load } = row.cpu_us;
+      return {
+        ...row,
+        ratio: row.perSecond / rawLimit,
+        ratioByCpu: rawCpu_us / (gateway + custodian + load),
+      };
+    }),
     ...(memory ? { memory } : {}),
   };
 }
@@ -86,7 +106,7 @@ export async function measure(
 const rowsOf = (flags: Flags): (readonly [Mode, number])[] =>
   flags.modes.flatMap(mode => flags.connections.map(connections => [mode, connections] as const));
 
-type Measured = Omit<Result, 'ratio' | 'ratioNearby'>;
+type Measured = Omit<Result, 'ratio' | 'ratioByCpu'>;
 
 /** Everything that takes part, running. */
 class Bench {
@@ -113,25 +133,32 @@ class Bench {
     return bench;
   }
 
-  raw(seconds: number, verify: boolean): Promise<number> {
+  raw(seconds: number, verify: boolean): Promise<RawAnswer> {
     return this.#rawLimit.ask({ measure: { seconds, verify } });
   }
 
+  /** Until the code of both processes is compiled: the first row must not pay for it. */
+  async warmUp({ warmUp_signatures }: Flags): Promise<void> {
+    await this.#ask('single', memory_connections, bounded(warmUp_signatures));
+  }
+
   async load(mode: Mode, connections: number, flags: Flags): Promise<Measured> {
-    const before = this.#cpu_s();
+    const before = this.#spent();
     const answer = await this.#ask(mode, connections, {
       warmUp_s: flags.warmUp_s,
       seconds_max: flags.seconds,
       signatures_max: Number.MAX_SAFE_INTEGER,
     });
-    const after = this.#cpu_s();
-    const { signatures, seconds, p50_ms, p99_ms, refused, verified } = answer;
-    const cpu_us = {
-      gateway: ((after.gateway - before.gateway) * 1e6) / answer.signaturesAll,
-      custodian: ((after.custodian - before.custodian) * 1e6) / answer.signaturesAll,
-      load: ((after.load - before.load) * 1e6) / answer.signaturesAll,
-    };
-    return { mode, connections, perSecond: signatures / seconds, p50_ms, p99_ms, refused, verified, cpu_us };
+    const after = this.#spent();
+    const { signatures, signaturesAll, seconds, p50_ms, p99_ms, refused, verified } = answer;
+    const each_us = (name: 'gateway' | 'custodian' | 'load') =>
+      ((after[name] - before[name]) * 1e6) / signaturesAll;
+    const cpu_us = { gateway: each_us('gateway'), custodian: each_us('custodian'), load: each_us('load') };
+    const ours_s = ((cpu_us.gateway + cpu_us.custodian + cpu_us.load) * signaturesAll) / 1e6;
+    const all_s = (after.wall_s - before.wall_s) * availableParallelism();
+    const elsewhere = Math.max(0, after.machine - before.machine - ours_s) / all_s;
+    const perSecond = signatures / seconds;
+    return { mode, connections, perSecond, p50_ms, p99_ms, refused, verified, cpu_us, elsewhere };
   }
 
   /** Begins when code is compiled and pools are as large as they get: what grows after that grows for ever. */
@@ -165,9 +192,16 @@ class Bench {
     });
   }
 
-  #cpu_s(): { gateway: number; custodian: number; load: number } {
+  /** Processor time so far, of each part and of the machine. */
+  #spent() {
     const { gateway, custodian } = this.#observed;
-    return { gateway: cpu_s(gateway), custodian: cpu_s(custodian), load: cpu_s(this.#load.pid) };
+    return {
+      gateway: cpu_s(gateway),
+      custodian: cpu_s(custodian),
+      load: cpu_s(this.#load.pid),
+      machine: machineCpu_s(),
+      wall_s: performance.now() / 1_000,
+    };
   }
 
   async #openRawLimit(): Promise<void> {

@@ -32,6 +32,21 @@ export function cpu_s(pid: number): number {
   return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / ticksPerSecond;
 }
 
+/** Processor time of the whole machine so far, idle time left out. */
+export function machineCpu_s(): number {
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = readFileSync(
+    '/proc/stat',
+    'utf8',
+  )
+    .slice('cpu '.length, 200)
+    .split('\n', 1)
+    .join()
+    .trim()
+    .split(' ')
+    .map(Number);
+  return (user + nice + system + irq + softirq + steal) / ticksPerSecond;
+}
+
 const ticksPerSecond = 100; // sysconf(_SC_CLK_TCK) on every Linux that Node runs on
 
 /** Resident memory. The least of several samples: what a collection has not yet freed is not a leak. */

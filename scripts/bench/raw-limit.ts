@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import pkcs11js from 'pkcs11js';
 import { answerParent } from './helper.ts';
-import type { RawOrder, RawWorkerData } from './raw-worker.ts';
+import type { RawOrder, RawRate, RawWorkerData } from './raw-worker.ts';
 
 /**
  * The raw limit: what the same module, the same key and the same message give in one process with one thread a
@@ -27,8 +27,12 @@ export type RawQuestion =
     }
   | { readonly measure: { readonly seconds: number; readonly verify: boolean } };
 
-/** Signatures per second, over all cores; 0 as the answer to `open`. */
-export type RawAnswer = number;
+/** Over all cores; nothing yet as the answer to `open`. */
+export interface RawAnswer {
+  readonly perSecond: number;
+  /** Processor time a signature. */
+  readonly cpu_us: number;
+}
 
 type Opening = Extract<RawQuestion, { open: unknown }>['open'];
 
@@ -57,7 +61,7 @@ function open(opening: Opening): RawAnswer {
     { length: availableParallelism() },
     () => new Worker(join(import.meta.dirname, 'raw-worker.ts'), { workerData }),
   );
-  return 0;
+  return { perSecond: 0, cpu_us: 0 };
 }
 
 function slotOf(tokenLabel: string): Buffer {
@@ -69,11 +73,14 @@ function slotOf(tokenLabel: string): Buffer {
 // The standard pads with blanks (v3.1 §3.2); a token initialised with a short label may hold zeros.
 const unpadded = (label: string): string => label.replace(/[\0 ]+$/, '');
 
-async function everyWorker(order: RawOrder): Promise<number> {
+async function everyWorker(order: RawOrder): Promise<RawAnswer> {
+  const before = process.cpuUsage();
   const answers = workers.map(worker => once(worker, 'message'));
   for (const worker of workers) worker.postMessage(order);
-  const rates = (await Promise.all(answers)).map(([rate]) => Number(rate));
-  return rates.reduce((sum, rate) => sum + rate, 0);
+  const rates = (await Promise.all(answers)).map(([rate]) => rate as RawRate);
+  const { user, system } = process.cpuUsage(before);
+  const sum = (of: (rate: RawRate) => number) => rates.reduce((total, rate) => total + of(rate), 0);
+  return { perSecond: sum(rate => rate.perSecond), cpu_us: (user + system) / sum(rate => rate.done) };
 }
 
 /** The module must not be finalised under a thread that is still inside it. */

@@ -17,6 +17,11 @@ export interface RawWorkerData {
   readonly message: Uint8Array;
 }
 
+export interface RawRate {
+  readonly done: number;
+  readonly perSecond: number;
+}
+
 export type RawOrder = { readonly seconds: number; readonly verify: boolean } | 'finish';
 
 const { module, slot, key, publicKey, message } = workerData as RawWorkerData;
@@ -40,10 +45,10 @@ parentPort?.on('message', (order: RawOrder) => {
   if (order === 'finish') {
     lib.C_CloseSession(session);
     parentPort?.close();
-  } else parentPort?.postMessage(perSecond(order.seconds * 1_000, order.verify ? signAndVerify : sign));
+  } else parentPort?.postMessage(rateOf(order.seconds * 1_000, order.verify ? signAndVerify : sign));
 });
 
-function perSecond(duration_ms: number, work: () => void): number {
+function rateOf(duration_ms: number, work: () => void): RawRate {
   const from_ms = performance.now();
   let elapsed_ms = 0;
   let done = 0;
@@ -51,7 +56,7 @@ function perSecond(duration_ms: number, work: () => void): number {
     for (let at = 0; at < clockEvery; at += 1) work();
     done += clockEvery;
   }
-  return (done * 1_000) / elapsed_ms;
+  return { done, perSecond: (done * 1_000) / elapsed_ms };
 }
 
 const clockEvery = 16;

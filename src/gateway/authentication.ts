@@ -6,14 +6,17 @@ import type { Call, Credential } from '../wire/custodian.ts';
 
 /**
  * Who is asking, as far as this process can establish it: the client certificate of the connection, or a
- * bearer token. Only digests go on to the custodian, which decides what they are worth.
+ * bearer token. A caller with a certificate may send the token of its PIN session as the bearer token; anybody
+ * may send it in Keyslot-Session. Only digests go on to the custodian, which decides what they are worth.
  */
 export function callOf(request: IncomingMessage, requestId: string): Call {
-  const session = request.headers['keyslot-session'];
+  const certificate = certificateOf(request.socket);
+  const named = request.headers['keyslot-session'];
+  const session = typeof named === 'string' ? named : certificate && bearerToken(request);
   return {
     requestId,
-    credential: certificateOf(request.socket) ?? tokenOf(request),
-    session: typeof session === 'string' ? sha256(session) : undefined,
+    credential: certificate ?? tokenOf(request),
+    session: session === undefined ? undefined : sha256(session),
   };
 }
 
@@ -33,13 +36,16 @@ function certificateOf(socket: IncomingMessage['socket']): Credential | undefine
 const certificates = new WeakMap<object, Credential>();
 
 function tokenOf(request: IncomingMessage): Credential | undefined {
-  const header = request.headers.authorization;
-  if (header === undefined) return refuseForeignCertificate(request);
-  const token = /^Bearer ([A-Za-z0-9._~+/=-]{16,512})$/.exec(header)?.[1];
-  if (token === undefined) {
-    throw new KeyslotError('CREDENTIAL_UNKNOWN', 'The Authorization header does not hold a bearer token.');
-  }
-  return { token: sha256(token) };
+  const token = bearerToken(request);
+  return token === undefined ? refuseForeignCertificate(request) : { token: sha256(token) };
+}
+
+/** RFC 6750 §2.1. CREDENTIAL_UNKNOWN for an Authorization header of another kind. */
+function bearerToken({ headers }: IncomingMessage): string | undefined {
+  if (headers.authorization === undefined) return undefined;
+  const token = /^Bearer ([A-Za-z0-9._~+/=-]{16,512})$/i.exec(headers.authorization)?.[1];
+  if (token !== undefined) return token;
+  throw new KeyslotError('CREDENTIAL_UNKNOWN', 'The Authorization header does not hold a bearer token.');
 }
 
 /** A certificate of another CA is answered more helpfully than none at all. */

@@ -48,9 +48,9 @@ export class Cryptoki {
     this.#call(() => this.#lib.C_Logout(guardedHandle(session)));
   }
 
-  /** C_InitToken (v3.1 §5.5.7): erases whatever the token holds. */
+  /** C_InitToken (v3.1 §5.5.7): erases whatever the token holds. The label is padded as the standard asks. */
   initToken(slot: Handle, soPin: string, label: string): void {
-    this.#call(() => this.#lib.C_InitToken(guardedHandle(slot), soPin, label));
+    this.#call(() => this.#lib.C_InitToken(guardedHandle(slot), soPin, label.padEnd(32, ' ')));
   }
 
   initPin(session: Handle, pin: string): void {
