@@ -143,6 +143,7 @@ async function keyShown(connection: Connection): Promise<KeyView> {
 
 function greeting(proof: Awaited<ReturnType<typeof prove>>, url: string, home: string): string {
   const message = Buffer.from('hello from keyslot').toString('base64');
+  const file = (name: string) => shellWord(join(home, name));
   return `
 A transfer was signed inside the token "${proof.tokenLabel}" (${proof.module})
 and executed by a Solana runtime.
@@ -153,16 +154,20 @@ and executed by a Solana runtime.
 
 Keyslot goes on serving ${url}. Try it from another terminal:
 
-  curl --cacert ${home}/tls/ca.crt --cert ${home}/tls/developer.crt --key ${home}/tls/developer.key \\
+  curl --cacert ${file('tls/ca.crt')} --cert ${file('tls/developer.crt')} --key ${file('tls/developer.key')} \\
     -H 'Content-Type: application/json' -d '{"message":"${message}"}' \\
     ${url}/v1/keys/${key}/sign-message
 
 Or with the bearer token of the development profile, in ${home}/secrets/developer.token:
 
-  curl --cacert ${home}/tls/ca.crt -H "Authorization: Bearer $(cat ${home}/secrets/developer.token)" ${url}/v1/slots
+  curl --cacert ${file('tls/ca.crt')} -H "Authorization: Bearer $(cat ${file('secrets/developer.token')})" ${url}/v1/slots
 
 Ctrl-C stops it.`;
 }
+
+/** A path as a shell reads it back in one piece. */
+const shellWord = (path: string): string =>
+  /^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`;
 
 function parsedFlags(): Flags {
   const { values } = parseArgs({

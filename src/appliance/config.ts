@@ -212,10 +212,20 @@ const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host);
 
 function firstIssue(error: z.ZodError): string {
-  const [issue] = error.issues;
-  if (!issue) return 'not valid.';
+  const [first] = error.issues;
+  if (!first) return 'not valid.';
+  const issue = insideUnion(first);
   if (issue.code === 'unrecognized_keys') {
     return `${[...issue.path, issue.keys[0]].join('.')} is not a setting of Keyslot.`;
   }
   return `${issue.path.join('.') || 'the file'}: ${issue.message}.`;
+}
+
+/** What is wrong with the member of a union that was meant: the one with the fewest failures, if it is alone. */
+function insideUnion(issue: z.core.$ZodIssue): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union') return issue;
+  const [best, next] = issue.errors.toSorted((one, other) => one.length - other.length);
+  const inner = best?.[0];
+  if (!inner || best.length === next?.length) return issue;
+  return insideUnion({ ...inner, path: [...issue.path, ...inner.path] });
 }

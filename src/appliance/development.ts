@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { KeyslotError } from '../foundation/errors.ts';
@@ -89,7 +89,6 @@ const softhsmConf = (tokens: string): string =>
 
 async function keepOrIssueCertificates(folder: string): Promise<void> {
   if (existsSync(join(folder, 'complete'))) return;
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
   const authority = await createAuthority('Keyslot development CA');
   const server = await authority.issueServer(['localhost', '127.0.0.1', '::1']);
   const developer = await authority.issueClient('developer');

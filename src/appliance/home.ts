@@ -10,7 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { KeyslotError } from '../foundation/errors.ts';
 
@@ -68,15 +68,28 @@ const runningFile = (home: string): string => join(home, 'state', 'running.json'
 /** A folder that only its owner can enter. HOME_INVALID when it is not, or belongs to somebody else. */
 export function privateFolder(path: string): string {
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
-    const { mode, uid } = statSync(path);
-    if (uid !== process.getuid?.())
+    makeFolder(path);
+    const found = statSync(path);
+    if (!found.isDirectory()) throw new KeyslotError('HOME_INVALID', `${path} is not a folder.`);
+    if (found.uid !== process.getuid?.()) {
       throw new KeyslotError('HOME_INVALID', `${path} belongs to another user.`);
-    if ((mode & 0o077) !== 0) chmodSync(path, 0o700);
+    }
+    if ((found.mode & 0o077) !== 0) chmodSync(path, 0o700);
     return path;
   } catch (cause) {
     if (cause instanceof KeyslotError) throw cause;
     throw new KeyslotError('HOME_INVALID', `${path} cannot be made or entered.`, { cause });
+  }
+}
+
+/** With its parents. Not `recursive: true`: below /proc that never comes back. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return;
+  if (dirname(path) !== path) makeFolder(dirname(path));
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error; // somebody else was faster
   }
 }
 
