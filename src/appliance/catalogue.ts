@@ -1,4 +1,4 @@
-import type { Engine, EngineName } from '../custody/engine.ts';
+import type { CustodyLabel, Engine, EngineName } from '../custody/engine.ts';
 import { type SlotId, slotId } from '../custody/ids.ts';
 import { createMemoryEngine } from '../engines/memory/index.ts';
 import { createPkcs11Engine } from '../engines/pkcs11/index.ts';
@@ -9,6 +9,12 @@ import type { SlotConfig } from './config.ts';
 export const catalogue: { readonly [N in EngineName]: Maker<N> } = {
   pkcs11: (id, { settings }, log) => createPkcs11Engine(id, settings, log),
   memory: id => createMemoryEngine(id),
+};
+
+/** The label of the keys of each engine, known also when the engine itself cannot be asked. */
+export const custodyOf: { readonly [N in EngineName]: CustodyLabel } = {
+  pkcs11: 'hsm-native',
+  memory: 'memory',
 };
 
 /** The engine of one configured slot. Fails with the engine's start-up errors. */

@@ -4,8 +4,9 @@ import { isAbsolute, join } from 'node:path';
 import { parse as parseYaml, YAMLParseError } from 'yaml';
 import { z } from 'zod';
 import { isId } from '../custody/ids.ts';
-import { memorySettings } from '../engines/memory/index.ts';
-import { pkcs11Settings } from '../engines/pkcs11/index.ts';
+import { memorySettings } from '../engines/memory/settings.ts';
+// The settings alone: whoever reads the configuration must not load a native addon.
+import { pkcs11Settings } from '../engines/pkcs11/settings.ts';
 import { KeyslotError } from '../foundation/errors.ts';
 
 /**

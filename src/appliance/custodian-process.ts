@@ -5,11 +5,12 @@ import type { SlotSetting } from '../custodian/slot-keeper.ts';
 import { isSettingError } from '../custodian/slot-keeper.ts';
 import type { Engine } from '../custody/engine.ts';
 import { slotId } from '../custody/ids.ts';
+import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
 import { Store } from '../store/store.ts';
 import type { Credential } from '../wire/custodian.ts';
-import { createEngine } from './catalogue.ts';
+import { createEngine, custodyOf } from './catalogue.ts';
 import { runAsChild } from './child.ts';
 import type { Config, IdentityConfig, SlotConfig } from './config.ts';
 import { createLog } from './logger.ts';
@@ -37,8 +38,8 @@ async function start(boot: CustodianBoot) {
   const store = opened.use(new Store(boot.storeFile));
   const slots: SlotSetting[] = [];
   for (const slot of config.slots) {
-    const engine = opened.use(createEngine(slot, log));
-    slots.push(await slotSetting(config, slot, engine));
+    const engine = opened.use(engineOf(slot, boot.firstStart, log));
+    slots.push(await slotSetting(config, slot, engine, boot.firstStart));
   }
   const { idle_s, absolute_s } = config.sessions;
   const custodian = opened.use(
@@ -64,13 +65,47 @@ async function openSlots(custodian: LocalCustodian, firstStart: boolean, log: Lo
   }
 }
 
-async function slotSetting(config: Config, slot: SlotConfig, engine: Engine): Promise<SlotSetting> {
+/** At the first start a module that cannot be used is refused by the name of its setting; later it waits as failed. */
+function engineOf(slot: SlotConfig, firstStart: boolean, log: Log): Engine {
+  try {
+    return createEngine(slot, log);
+  } catch (thrown) {
+    const { code, message } = toKeyslotError(thrown);
+    const error = new KeyslotError(code, `slots.${slot.id}.settings.module: ${message}`, { cause: thrown });
+    if (firstStart) throw error;
+    return unusableEngine(slot, error);
+  }
+}
+
+function unusableEngine(slot: SlotConfig, error: KeyslotError): Engine {
+  const refuse = () => Promise.reject(error);
+  return {
+    name: slot.engine,
+    slots: async () => [{ id: slotId(slot.id), describe: refuse, open: refuse }],
+    [Symbol.asyncDispose]: async () => undefined,
+  };
+}
+
+async function slotSetting(
+  config: Config,
+  slot: SlotConfig,
+  engine: Engine,
+  firstStart: boolean,
+): Promise<SlotSetting> {
   const [first] = await engine.slots();
   if (!first) throw new TypeError(`The engine of slot ${slot.id} has no slot.`);
   const { pin } = slot;
+  const fallback = {
+    id: first.id,
+    engine: slot.engine,
+    custody: custodyOf[slot.engine],
+    summary: 'not reachable when the custodian started',
+    details: {},
+  };
   return {
     slot: first,
     access: slot.access,
+    ...(firstStart ? {} : { fallback }),
     ...('attended' in pin ? {} : { readPin: () => readSecret(config, pin, `slots.${slot.id}.pin`) }),
   };
 }

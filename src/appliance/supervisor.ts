@@ -100,7 +100,7 @@ export class Supervisor implements AsyncDisposable {
       const how = await child.exited;
       if (this.#stopping) return;
       if (performance.now() - started_ms > stable_ms) wait_ms = restart_ms_min;
-      this.#log.error({ process: plan.name, how, restartIn_ms: wait_ms }, 'a process ended and is restarted');
+      this.#log.error({ child: plan.name, how, restartIn_ms: wait_ms }, 'a process ended and is restarted');
       await new Promise(resolve => setTimeout(resolve, wait_ms));
       if (this.#stopping) return;
       wait_ms = Math.min(wait_ms * 2, restart_ms_max);
@@ -108,8 +108,8 @@ export class Supervisor implements AsyncDisposable {
       child = this.#spawn(plan, false);
       plan.keep(child);
       child.ready().then(
-        () => this.#log.info({ process: plan.name }, 'a process is serving again'),
-        error => this.#log.error({ process: plan.name, err: error }, 'a process could not start'),
+        () => this.#log.info({ child: plan.name }, 'a process is serving again'),
+        error => this.#log.error({ child: plan.name, err: error }, 'a process could not start'),
       );
     }
   }

@@ -34,8 +34,8 @@ export class Connection {
         'command: names no client certificate for the keyslot command.',
       );
     }
-    const read = (path: string) => readFileSync(inHome(config, path));
-    this.#tls = { cert: read(command.certificate), key: read(command.key), ca: read(command.ca) };
+    const read = (setting: keyof typeof command) => commandFile(inHome(config, command[setting]), setting);
+    this.#tls = { cert: read('certificate'), key: read('key'), ca: read('ca') };
   }
 
   async get<T>(path: string): Promise<T> {
@@ -81,6 +81,14 @@ export class Connection {
     });
     sent.end(body);
     return promise;
+  }
+}
+
+function commandFile(path: string, setting: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (cause) {
+    throw new KeyslotError('CONFIG_INVALID', `command.${setting}: ${path} cannot be read.`, { cause });
   }
 }
 

@@ -45,14 +45,14 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     this.#log = options.log;
   }
 
-  /** Describes every slot, which proves its settings, and opens none. Fails as `Slot.describe` does. */
+  /** Describes every slot, which proves its settings, and opens none. Fails as `SlotKeeper.create` does. */
   static async create(options: CustodianOptions): Promise<LocalCustodian> {
     const { store, log, clock = systemClock } = options;
     const registry = new KeyRegistry(store);
     const world = { registry, latches: new Latches(store), pins: new PinGuard(clock), clock, log };
     const keepers = new Map<SlotId, SlotKeeper>();
     for (const setting of options.slots) {
-      keepers.set(setting.slot.id, new SlotKeeper(setting, await setting.slot.describe(), world));
+      keepers.set(setting.slot.id, await SlotKeeper.create(setting, world));
     }
     return new LocalCustodian({
       identities: new Identities(options.identities),

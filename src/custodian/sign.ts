@@ -9,7 +9,7 @@ import {
   spliceSignature,
   type TransactionView,
 } from '../solana/transaction.ts';
-import type { BoundSigner } from './slot-keeper.ts';
+import { type BoundSigner, missingKey } from './slot-keeper.ts';
 
 /**
  * The signing pipeline behind the door: the caller is known and may use the key. Decode → sign → verify →
@@ -17,7 +17,9 @@ import type { BoundSigner } from './slot-keeper.ts';
  */
 export async function signOne(order: Order, key: BoundSigner, signal?: AbortSignal): Promise<Signed> {
   const decoded = decode(order, key.signer.key);
-  const signature = await key.signer.sign(decoded.message, signal);
+  const signature = await key.signer.sign(decoded.message, signal).catch(thrown => {
+    throw missingKey(thrown, key.signer.key.id, key.slot);
+  });
   await refuseUnverified(key, decoded.message, signature);
   return release(decoded, signature);
 }

@@ -28,12 +28,27 @@ export class SlotKeeper {
   #opening: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor(setting: SlotSetting, description: SlotDescription, world: KeeperWorld) {
+  private constructor(setting: SlotSetting, description: SlotDescription, world: KeeperWorld) {
     this.id = setting.slot.id;
     this.access = setting.access;
     this.#setting = setting;
     this.#description = description;
     this.#world = world;
+  }
+
+  /**
+   * Describes the slot, which proves its settings. One that cannot be described is refused as `Slot.describe`
+   * fails, or, where the setting has a description to fall back on, begins as failed and harms no other slot.
+   */
+  static async create(setting: SlotSetting, world: KeeperWorld): Promise<SlotKeeper> {
+    try {
+      return new SlotKeeper(setting, await setting.slot.describe(), world);
+    } catch (thrown) {
+      if (!setting.fallback) throw thrown;
+      const keeper = new SlotKeeper(setting, setting.fallback, world);
+      keeper.#failed(thrown);
+      return keeper;
+    }
   }
 
   get state(): SlotState {
@@ -224,12 +239,14 @@ export class SlotKeeper {
   }
 
   async #bind(session: Session, record: KeyRecord): Promise<BoundSigner> {
-    const signer = await session.signer(record.id);
+    const signer = await session.signer(record.id).catch(thrown => {
+      throw missingKey(thrown, record.id, this.id);
+    });
     if (!samePublicKey(record, signer.key)) {
       throw new KeyslotError('KEY_MISMATCH', `Slot ${this.id} holds another public key for ${record.id}.`);
     }
     const { publicKey } = signer.key;
-    return { signer, verifier: createVerifier(publicKey), address: encodeBase58(publicKey) };
+    return { signer, slot: this.id, verifier: createVerifier(publicKey), address: encodeBase58(publicKey) };
   }
 
   async #close(
@@ -279,6 +296,8 @@ export class SlotKeeper {
 export interface SlotSetting {
   readonly slot: Slot;
   readonly access: AccessMode;
+  /** What is said of the slot while it cannot describe itself; without it such a slot is a failure to start. */
+  readonly fallback?: SlotDescription;
   /** Reads the PIN from its source, anew each time; absent for an attended slot. SECRET_UNREADABLE. */
   readonly readPin?: () => Promise<Secret>;
 }
@@ -294,6 +313,7 @@ export interface KeeperWorld {
 /** A signer together with what checks its signatures: the registered public key, prepared once. */
 export interface BoundSigner {
   readonly signer: Signer;
+  readonly slot: SlotId;
   readonly verifier: Verifier;
   /** Base58 of the public key. */
   readonly address: string;
@@ -313,6 +333,12 @@ const latchReason = {
 
 const samePublicKey = (record: KeyRecord, info: KeyInfo): boolean =>
   record.publicKey !== undefined && Buffer.compare(record.publicKey, info.publicKey) === 0;
+
+/** That a custody knows nothing of a key is the caller's mistake only when the registry does not know it either. */
+export function missingKey(thrown: unknown, key: KeyId, slot: SlotId): unknown {
+  if (!isKeyslotError(thrown) || thrown.code !== 'KEY_UNKNOWN') return thrown;
+  return new KeyslotError('KEY_MISSING', `Slot ${slot} no longer holds the key ${key}.`, { cause: thrown });
+}
 
 /** Whether an error of opening a slot is one that a correction of the configuration mends. */
 export const isSettingError = (thrown: unknown): boolean =>

@@ -152,6 +152,11 @@ export const errorTable = {
 
   // Keys and slots.
   KEY_UNKNOWN: refused(404, 'There is no such key', 'List the keys with GET /v1/keys.'),
+  KEY_MISSING: refused(
+    503,
+    'The token no longer holds a registered key',
+    'Find out who changed the token, or bring it back; then open the slot again.',
+  ),
   KEY_EXISTS: refused(409, 'A key with this id exists', 'Choose another id; an id is one address for life.'),
   KEY_AMBIGUOUS: refused(
     409,
@@ -266,27 +271,27 @@ export const errorTable = {
     'Report it with the requestId; the log has the cause.',
   ),
 
-  // Refused at start.
+  // Refused at start; those with 503 may also meet an operator who opens a slot.
   CONFIG_INVALID: refused(500, 'The configuration is not valid', 'Correct the setting that is named.'),
   HOME_INVALID: refused(500, 'The state folder cannot be used', 'Check the folder, its owner and its mode.'),
   HOME_IN_USE: refused(500, 'Another appliance uses this state folder', 'Stop it, or use another --home.'),
   PORT_IN_USE: refused(500, 'The port cannot be used', 'Stop the other program or choose another --port.'),
   SECRET_UNREADABLE: refused(
-    500,
+    503,
     'A secret cannot be read',
     'Make the file readable for the user that runs Keyslot and nobody else (mode 0600 or 0400).',
   ),
   MODULE_UNUSABLE: refused(
-    500,
+    503,
     'The PKCS#11 module cannot be loaded',
     'Set the absolute path of the vendor library; for SoftHSM install softhsm2.',
   ),
   TOKEN_NOT_FOUND: refused(
-    500,
+    503,
     'No token matches',
     'Set tokenLabel or tokenSerial to one of the tokens that are named; keyslot doctor lists them.',
   ),
-  TOKEN_AMBIGUOUS: refused(500, 'Several tokens match', 'Set tokenSerial: labels need not be unique.'),
+  TOKEN_AMBIGUOUS: refused(503, 'Several tokens match', 'Set tokenSerial: labels need not be unique.'),
   APPLIANCE_UNREACHABLE: passing(
     503,
     'The appliance cannot be reached',

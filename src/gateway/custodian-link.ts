@@ -28,6 +28,7 @@ export class CustodianLink implements Custodian, Disposable {
   #line: { socket: Socket; writer: FrameWriter } | undefined;
   #nextId = 1;
   #closed = false;
+  #outage = false;
 
   constructor(options: { path: string; bootSecret: Secret; log: Log }) {
     this.#path = options.path;
@@ -92,6 +93,7 @@ export class CustodianLink implements Custodian, Disposable {
         writer.sendEncoded(pending.frame);
       }
       this.#line = { socket, writer };
+      this.#outage = false;
     });
     socket.on('data', chunk => {
       try {
@@ -102,8 +104,14 @@ export class CustodianLink implements Custodian, Disposable {
         socket.destroy();
       }
     });
-    socket.on('error', error => this.#log.info({ err: error }, 'the custodian is not reachable'));
+    socket.on('error', error => this.#unreachable(error));
     socket.on('close', () => this.#lost());
+  }
+
+  /** Said once an outage, not at every try. */
+  #unreachable(error: Error): void {
+    if (!this.#outage) this.#log.warn({ err: error }, 'the custodian is not reachable');
+    this.#outage = true;
   }
 
   #lost(): void {

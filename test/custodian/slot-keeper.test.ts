@@ -356,7 +356,7 @@ describe('the registry and the device, held against each other at an opening', (
       state: 'degraded',
       findings: [{ key: 'wallet', problem: 'missing' }],
     });
-    expect(await refusal(sign())).toBe('KEY_UNKNOWN');
+    expect(await refusal(sign())).toBe('KEY_MISSING');
     expect((await lab.ask('nobody', 'health', {})).output.ready).toBe(true);
     expect((await lab.ask('operator', 'show-key', { key: 'wallet' })).output.state).toBe('active');
   });

@@ -334,23 +334,35 @@ describe('a port', () => {
 });
 
 describe('the token directory', () => {
-  it('taken away while serving stops signatures with a problem, and put back it signs after a restart', async () => {
-    const tokens = join(home.path, 'softhsm', 'tokens');
+  it('taken away while serving stops signatures with a problem, and put back the slot opens again', async () => {
     await expectSigns();
-    renameSync(tokens, `${tokens}.away`);
+    renameSync(tokens(), `${tokens()}.away`);
     for (let round = 0; round < 5; round += 1) expectRefused(await signing().send(developer));
     expectRefused(await developer.post('/v1/keys', { id: 'nowhere', slot: 'main' }));
     expectRefused(await developer.post('/v1/slots/main/open', {}));
     expect((await developer.get('/v1/slots/main')).json.state).toBe('failed');
     expectProblem(await signing().send(developer), 503, 'SLOT_FAILED');
     expect((await developer.get('/readyz')).status).toBe(503);
-    renameSync(`${tokens}.away`, tokens);
-    // SoftHSM does not look at a token again that it has lost; a process that loads it anew does.
-    process.kill(await appliance.child('custodian'), 'SIGKILL');
-    await eventually('an open slot', async () => (await developer.get('/readyz')).json.ready);
+    renameSync(`${tokens()}.away`, tokens());
+    expect((await developer.post('/v1/slots/main/open', {})).json.state).toBe('open');
     await expectSigns();
     expectProblem(await developer.get('/v1/keys/nowhere'), 404, 'KEY_UNKNOWN');
   });
+
+  it('missing when a custodian comes back leaves the appliance up, and the slot opens once it is there', async () => {
+    renameSync(tokens(), `${tokens()}.away`);
+    process.kill(await appliance.child('custodian'), 'SIGKILL');
+    await eventually(
+      'an answer',
+      async () => (await developer.get('/v1/slots/main')).json.state === 'failed',
+    );
+    expectProblem(await signing().send(developer), 503, 'SLOT_FAILED');
+    renameSync(`${tokens()}.away`, tokens());
+    expect((await developer.post('/v1/slots/main/open', {})).json.state).toBe('open');
+    await expectSigns();
+  });
+
+  const tokens = () => join(home.path, 'softhsm', 'tokens');
 
   function expectRefused({ status, headers, json }: Reply): void {
     expect(headers['content-type']).toBe('application/problem+json');

@@ -16,8 +16,11 @@ export class Pkcs11Module {
   readonly cryptoki: Cryptoki;
   readonly #module: graphene.Module;
   #users = 0;
+  #initialized = false;
   /** Serial numbers of tokens that a session of this process is logged in to. */
   readonly tokensInUse = new Set<string>();
+  /** Set for ever once a call into the module has not come back in time. */
+  hung = false;
 
   private constructor(path: string, module: graphene.Module) {
     this.path = path;
@@ -25,10 +28,9 @@ export class Pkcs11Module {
     this.cryptoki = new Cryptoki(module.lib);
   }
 
-  /** Fails with MODULE_UNUSABLE, naming the path. */
+  /** Loads the library, and leaves it to the first question to initialise it. MODULE_UNUSABLE names the path. */
   static open(path: string): Pkcs11Module {
     const module = loaded.get(path) ?? Pkcs11Module.#load(path);
-    if (module.#users === 0) module.#initialize();
     module.#users += 1;
     return module;
   }
@@ -36,10 +38,11 @@ export class Pkcs11Module {
   /** C_Finalize when this was the last user. Nothing may be running in the module then. */
   close(): void {
     this.#users -= 1;
-    if (this.#users === 0) this.#module.finalize();
+    if (this.#users === 0 && !this.hung) this.#finalize();
   }
 
   get library(): { description: string; manufacturer: string; version: string; cryptoki: string } {
+    this.#initialize();
     const { libraryDescription, manufacturerID, libraryVersion, cryptokiVersion } = this.#module;
     return {
       description: libraryDescription.trim(),
@@ -49,14 +52,27 @@ export class Pkcs11Module {
     };
   }
 
-  /** Every slot that has a token in it, asked anew. */
+  /** Every slot that has a token in it, asked anew. MODULE_UNUSABLE, TOKEN_UNAVAILABLE. */
   tokens(): readonly TokenView[] {
+    this.#initialize();
     try {
       const slots = this.#module.getSlots(true);
       return Array.from({ length: slots.length }, (_, at) => tokenView(slots.items(at)));
     } catch (thrown) {
       throw tokenError(ckrError(thrown), this.path); // graphene calls the addon past our seam
     }
+  }
+
+  /**
+   * C_Finalize and C_Initialize: a module that has lost a device often does not look at it again before. False,
+   * and nothing done, while anybody is logged in, or when a call has never come back: finalising under a
+   * running call crashes the process.
+   */
+  refresh(): boolean {
+    if (this.tokensInUse.size > 0 || this.hung) return false;
+    this.#finalize();
+    this.#initialize();
+    return true;
   }
 
   static #load(path: string): Pkcs11Module {
@@ -71,12 +87,24 @@ export class Pkcs11Module {
   }
 
   #initialize(): void {
+    if (this.#initialized) return;
     try {
       this.#module.initialize({ flags: CKF_OS_LOCKING_OK });
     } catch (cause) {
       throw new KeyslotError('MODULE_UNUSABLE', `The PKCS#11 module ${this.path} cannot be initialised.`, {
         cause,
       });
+    }
+    this.#initialized = true;
+  }
+
+  #finalize(): void {
+    if (!this.#initialized) return;
+    this.#initialized = false;
+    try {
+      this.#module.finalize();
+    } catch (thrown) {
+      throw tokenError(ckrError(thrown), this.path);
     }
   }
 }

@@ -53,7 +53,7 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   readonly #cryptoki: Cryptoki;
   readonly #anchor: Handle;
   readonly #pool: SessionPool;
-  readonly #whenClosed: () => void;
+  readonly #whenClosed: (settled: boolean) => void;
   #closing: Promise<boolean> | undefined;
 
   constructor(options: {
@@ -61,7 +61,7 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
     cryptoki: Cryptoki;
     anchor: Handle;
     pool: SessionPool;
-    whenClosed(): void;
+    whenClosed(settled: boolean): void;
   }) {
     this.slot = options.slot;
     this.#cryptoki = options.cryptoki;
@@ -138,7 +138,7 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
         if (!(thrown instanceof CkrError)) throw thrown;
       }
     }
-    this.#whenClosed();
+    this.#whenClosed(settled);
     return settled;
   }
 

@@ -1,7 +1,7 @@
 import type { Handle } from 'pkcs11js';
 import type { Session, Slot, SlotDescription } from '../../custody/engine.ts';
 import type { SlotId } from '../../custody/ids.ts';
-import { KeyslotError } from '../../foundation/errors.ts';
+import { type ErrorCode, isKeyslotError, KeyslotError } from '../../foundation/errors.ts';
 import { limits } from '../../foundation/limits.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { Secret } from '../../foundation/secret.ts';
@@ -61,16 +61,12 @@ export class Pkcs11Slot implements Slot {
   /**
    * Logs in with one C_Login. The token's flags are read first, so that a PIN is never spent on its last try.
    * One session a token: a second opening fails with SLOT_OPEN, because PKCS#11 would answer "already logged
-   * in" without looking at the PIN.
+   * in" without looking at the PIN. A token that cannot be reached is looked for once more after the module was
+   * initialised anew; the PIN is not involved in that.
    */
   async open(pin: Secret, signal?: AbortSignal): Promise<Session> {
     if (signal?.aborted) throw abortedError();
-    const token = this.#token();
-    if (this.#module.tokensInUse.has(token.serial)) {
-      throw new KeyslotError('SLOT_OPEN', `The token "${token.label}" is open in this process already.`);
-    }
-    this.#refuseUnsuitable(token, pin);
-    const anchor = this.#openAnchor(token);
+    const { token, anchor } = this.#reached(pin);
     this.#login(anchor, token, pin);
     this.#module.tokensInUse.add(token.serial);
     this.#session = new Pkcs11Session({
@@ -78,7 +74,8 @@ export class Pkcs11Slot implements Slot {
       cryptoki: this.#module.cryptoki,
       anchor,
       pool: this.#pool(token),
-      whenClosed: () => {
+      whenClosed: settled => {
+        if (!settled) this.#module.hung = true;
         this.#module.tokensInUse.delete(token.serial);
         this.#session = undefined;
       },
@@ -89,6 +86,29 @@ export class Pkcs11Slot implements Slot {
   /** True when nothing of this slot is running in the module any more. */
   async close(): Promise<boolean> {
     return (await this.#session?.close()) ?? true;
+  }
+
+  #reached(pin: Secret): { token: TokenView; anchor: Handle } {
+    try {
+      return this.#reach(pin);
+    } catch (error) {
+      const lost = isKeyslotError(error) && unreached.has(error.code);
+      if (!lost || !this.#module.refresh()) throw error;
+      this.#log.warn(
+        { slot: this.id, err: error },
+        'the module was initialised anew to find its token again',
+      );
+      return this.#reach(pin);
+    }
+  }
+
+  #reach(pin: Secret): { token: TokenView; anchor: Handle } {
+    const token = this.#token();
+    if (this.#module.tokensInUse.has(token.serial)) {
+      throw new KeyslotError('SLOT_OPEN', `The token "${token.label}" is open in this process already.`);
+    }
+    this.#refuseUnsuitable(token, pin);
+    return { token, anchor: this.#openAnchor(token) };
   }
 
   /** Found by label or serial and never by number: tokens change their slot numbers. */
@@ -204,6 +224,8 @@ export class Pkcs11Slot implements Slot {
     });
   }
 }
+
+const unreached: ReadonlySet<ErrorCode> = new Set(['TOKEN_NOT_FOUND', 'TOKEN_UNAVAILABLE']);
 
 const CKR_USER_ALREADY_LOGGED_IN = 0x100; // PKCS#11 v3.1 §5.6.8
 
