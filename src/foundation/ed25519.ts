@@ -37,6 +37,8 @@ export function signMessage(key: KeyObject, message: Uint8Array): Promise<Uint8A
 export interface Verifier {
   /** Runs on the libuv pool. False for anything that is not a valid signature of exactly these bytes. */
   verify(message: Uint8Array, signature: Uint8Array): Promise<boolean>;
+  /** The same on the spot: about 0.1 ms in which the event loop does nothing else. */
+  verifyNow(message: Uint8Array, signature: Uint8Array): boolean;
 }
 
 export function createVerifier(publicKey: Uint8Array): Verifier {
@@ -47,6 +49,7 @@ export function createVerifier(publicKey: Uint8Array): Verifier {
       new Promise((resolve, reject) =>
         verify(null, message, key, signature, (error, valid) => (error ? reject(error) : resolve(valid))),
       ),
+    verifyNow: (message, signature) => verify(null, message, key, signature),
   };
 }
 
