@@ -42,7 +42,9 @@ async function main(flags: Flags): Promise<void> {
     console.log(JSON.stringify(proof));
     return;
   }
-  console.log(greeting(proof, appliance.url, flags.home));
+  using token = secretFile(join(flags.home, 'secrets', 'developer.token'));
+  const { home } = flags;
+  console.log(token.useText(text => greeting(proof, { url: appliance.url, home, token: text })));
   await appliance.ended;
 }
 
@@ -141,7 +143,11 @@ async function keyShown(connection: Connection): Promise<KeyView> {
   }
 }
 
-function greeting(proof: Awaited<ReturnType<typeof prove>>, url: string, home: string): string {
+/** Shown on the terminal of whoever started it, the development token included; nothing of it is logged. */
+function greeting(
+  proof: Awaited<ReturnType<typeof prove>>,
+  { url, home, token }: { url: string; home: string; token: string },
+): string {
   const message = Buffer.from('hello from keyslot').toString('base64');
   const file = (name: string) => shellWord(join(home, name));
   return `
@@ -158,9 +164,9 @@ Keyslot goes on serving ${url}. Try it from another terminal:
     -H 'Content-Type: application/json' -d '{"message":"${message}"}' \\
     ${url}/v1/keys/${key}/sign-message
 
-Or with the bearer token of the development profile, in ${home}/secrets/developer.token:
+Or with the bearer token of the development profile, which is in ${home}/secrets/developer.token:
 
-  curl --cacert ${file('tls/ca.crt')} -H "Authorization: Bearer $(cat ${file('secrets/developer.token')})" ${url}/v1/slots
+  curl --cacert ${file('tls/ca.crt')} -H 'Authorization: Bearer ${token}' ${url}/v1/slots
 
 Ctrl-C stops it.`;
 }
