@@ -150,6 +150,16 @@ describe('sessions', () => {
     expectProblem(await sign(signer, session), 401, 'SESSION_EXPIRED');
   });
 
+  it('may come as the bearer token of who has a certificate, and of nobody else', async () => {
+    const { json } = await signer.post('/v1/slots/session/sessions', { pin });
+    const authorization = { Authorization: `Bearer ${json.token}` };
+    const sign = (who: Client) =>
+      who.post('/v1/keys/in-session/sign-message', { message: hello }, authorization);
+    expect((await sign(signer)).status).toBe(200);
+    expectProblem(await sign(developer), 403, 'SESSION_FOREIGN');
+    expectProblem(await sign(nobody), 401, 'CREDENTIAL_UNKNOWN');
+  });
+
   it('are wanted beside the grant where a slot asks for both', async () => {
     const sign = (who: Client, headers = {}) =>
       who.post('/v1/keys/in-both/sign-message', { message: hello }, headers);
