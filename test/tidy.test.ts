@@ -12,6 +12,18 @@ import { describe, expect, it } from 'vitest';
 const root = resolve(import.meta.dirname, '..');
 const src = join(root, 'src');
 
+const belowAppliance = [
+  'foundation',
+  'custody',
+  'wire',
+  'solana',
+  'engines/pkcs11',
+  'engines/memory',
+  'store',
+  'custodian',
+  'gateway',
+];
+
 /** What each room may import besides itself and node:*. The order is the order of the ranks. */
 const rooms: Readonly<Record<string, readonly string[]>> = {
   foundation: [],
@@ -23,29 +35,8 @@ const rooms: Readonly<Record<string, readonly string[]>> = {
   store: ['foundation', 'custody'],
   custodian: ['foundation', 'custody', 'wire', 'solana', 'store'],
   gateway: ['foundation', 'wire'],
-  appliance: [
-    'foundation',
-    'custody',
-    'wire',
-    'solana',
-    'engines/pkcs11',
-    'engines/memory',
-    'store',
-    'custodian',
-    'gateway',
-  ],
-  cli: [
-    'foundation',
-    'custody',
-    'wire',
-    'solana',
-    'engines/pkcs11',
-    'engines/memory',
-    'store',
-    'custodian',
-    'gateway',
-    'appliance',
-  ],
+  appliance: belowAppliance,
+  cli: [...belowAppliance, 'appliance'],
 };
 
 /** Each third-party package lives in one room, so that replacing it is a change in one place. */

@@ -24,12 +24,14 @@ function typed(prompt: string): Promise<string> {
   if (!process.stdin.isTTY) {
     throw new KeyslotError('SECRET_UNREADABLE', 'There is no terminal to ask for the PIN: use --pin-file.');
   }
-  process.stderr.write(prompt);
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
   const terminal = createInterface({ input: process.stdin, output: silent, terminal: true });
+  process.stderr.write(prompt); // only now: what is typed from here on is not shown
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   terminal.once('line', resolve);
-  terminal.once('SIGINT', () => reject(new KeyslotError('REQUEST_ABORTED', 'No PIN was given.')));
+  const refuse = () => reject(new KeyslotError('REQUEST_ABORTED', 'No PIN was given.'));
+  terminal.once('SIGINT', refuse);
+  terminal.once('close', refuse); // Ctrl-D; behind a line it comes too late to matter
   return promise.finally(() => {
     terminal.close();
     process.stderr.write('\n');
