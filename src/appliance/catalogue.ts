@@ -1,31 +1,85 @@
 import type { CustodyLabel, Engine, EngineName } from '../custody/engine.ts';
 import { type SlotId, slotId } from '../custody/ids.ts';
+import { createEncryptedFileEngine } from '../engines/encrypted-file/index.ts';
+import { createHsmSimEngine } from '../engines/hsm-sim/index.ts';
+import { createKmsEngine } from '../engines/kms/index.ts';
 import { createMemoryEngine } from '../engines/memory/index.ts';
+import { createMpcEngine } from '../engines/mpc/index.ts';
 import { createPkcs11Engine } from '../engines/pkcs11/index.ts';
 import type { Log } from '../foundation/log.ts';
-import type { SlotConfig } from './config.ts';
+import { type Config, keyFolderOf, type SlotConfig } from './config.ts';
+import { readSecret } from './secrets.ts';
 
 /** Every custody technology that a slot can be configured with. */
 export const catalogue: { readonly [N in EngineName]: Maker<N> } = {
-  pkcs11: (id, { settings }, log) => createPkcs11Engine(id, settings, log),
+  pkcs11: (id, { settings }, { folder, log }) => createPkcs11Engine(id, { ...settings, folder }, log),
+  'encrypted-file': (id, { settings }, { folder, log }) =>
+    createEncryptedFileEngine(id, { ...settings, folder }, log),
+  'hsm-sim': (id, { settings, moduleSecret }, { config, folder, log }) =>
+    createHsmSimEngine(
+      id,
+      { ...settings, folder },
+      () => readSecret(config, moduleSecret, `slots.${id}.moduleSecret`),
+      log,
+    ),
+  kms: (id, { settings }, { folder, log }) => createKmsEngine(id, { ...settings, folder }, log),
+  mpc: (id, { settings }, { folder, log }) => createMpcEngine(id, { ...settings, folder }, log),
   memory: id => createMemoryEngine(id),
 };
 
-/** The label of the keys of each engine, known also when the engine itself cannot be asked. */
-export const custodyOf: { readonly [N in EngineName]: CustodyLabel } = {
-  pkcs11: 'hsm-native',
-  memory: 'memory',
-};
-
-/** The engine of one configured slot. Fails with the engine's start-up errors. */
-export function createEngine(slot: SlotConfig, log: Log): Engine {
-  const id = slotId(slot.id);
-  switch (slot.engine) {
+/** The label of the keys of a slot, known also when the engine itself cannot be asked. */
+export function custodyOf({ engine, settings }: SlotConfig): CustodyLabel {
+  switch (engine) {
     case 'pkcs11':
-      return catalogue.pkcs11(id, slot, log);
+      return settings.mode === 'wrapped' ? 'hsm-wrapped' : 'hsm-native';
+    case 'encrypted-file':
+      return 'encrypted-file';
+    case 'hsm-sim':
+      return 'simulated-hsm';
+    case 'kms':
+      return custodyOfKms[settings.mode];
+    case 'mpc':
+      return 'shamir-envelope';
     case 'memory':
-      return catalogue.memory(id, slot, log);
+      return 'memory';
   }
 }
 
-type Maker<N extends EngineName> = (id: SlotId, slot: Extract<SlotConfig, { engine: N }>, log: Log) => Engine;
+const custodyOfKms = {
+  simulated: 'simulated-kms',
+  'aws-envelope': 'kms-envelope',
+  'aws-native': 'kms-native',
+} as const satisfies Record<string, CustodyLabel>;
+
+/** The engine of one configured slot. Fails with the engine's start-up errors. */
+export function createEngine(config: Config, slot: SlotConfig, log: Log): Engine {
+  const id = slotId(slot.id);
+  const place = { config, folder: keyFolderOf(config, slot), log };
+  switch (slot.engine) {
+    case 'pkcs11':
+      return catalogue.pkcs11(id, slot, place);
+    case 'encrypted-file':
+      return catalogue['encrypted-file'](id, slot, place);
+    case 'hsm-sim':
+      return catalogue['hsm-sim'](id, slot, place);
+    case 'kms':
+      return catalogue.kms(id, slot, place);
+    case 'mpc':
+      return catalogue.mpc(id, slot, place);
+    case 'memory':
+      return catalogue.memory(id, slot, place);
+  }
+}
+
+type Maker<N extends EngineName> = (
+  id: SlotId,
+  slot: Extract<SlotConfig, { engine: N }>,
+  place: Place,
+) => Engine;
+
+interface Place {
+  readonly config: Config;
+  /** Where the slot keeps key files, for the engines that have any; an absolute path. */
+  readonly folder: string;
+  readonly log: Log;
+}

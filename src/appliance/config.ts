@@ -4,8 +4,12 @@ import { isAbsolute, join } from 'node:path';
 import { parse as parseYaml, YAMLParseError } from 'yaml';
 import { z } from 'zod';
 import { isId } from '../custody/ids.ts';
+// The settings alone: whoever reads the configuration must not load a native addon or a vendor's library.
+import { encryptedFileSettings } from '../engines/encrypted-file/settings.ts';
+import { hsmSimSettings } from '../engines/hsm-sim/settings.ts';
+import { kmsSettings } from '../engines/kms/settings.ts';
 import { memorySettings } from '../engines/memory/settings.ts';
-// The settings alone: whoever reads the configuration must not load a native addon.
+import { mpcSettings } from '../engines/mpc/settings.ts';
 import { pkcs11Settings } from '../engines/pkcs11/settings.ts';
 import { KeyslotError } from '../foundation/errors.ts';
 
@@ -24,11 +28,29 @@ const secretSource = z.union([
 ]);
 export type SecretSource = z.infer<typeof secretSource>;
 
+const attended = z.strictObject({ attended: z.literal(true) });
+const pin = z
+  .union([...secretSource.options, attended])
+  .describe('Where the PIN is; attended: an operator opens the slot.');
+
+/** Any two of the three open the slot, so one that cannot be read is said and no failure. */
+const nodeSecrets = z
+  .union([
+    z.strictObject({ nodes: z.tuple([secretSource, secretSource, secretSource]) }),
+    ...secretSource.options,
+    attended,
+  ])
+  .describe(
+    'Where the three node secrets are: each in its place, or all in one, separated by commas; attended: an ' +
+      'operator opens the slot with them.',
+  );
+
+const credentialsOrPin = z
+  .union([z.literal('none'), ...secretSource.options, attended])
+  .describe('none for KMS itself, where credentials take the place of a PIN; simulated: the master secret.');
+
 const slotCommon = {
   id,
-  pin: z
-    .union([...secretSource.options, z.strictObject({ attended: z.literal(true) })])
-    .describe('Where the PIN is; attended: an operator opens the slot.'),
   access: z
     .enum(['session', 'identity', 'both'])
     .default('identity')
@@ -36,8 +58,28 @@ const slotCommon = {
 };
 
 const slot = z.discriminatedUnion('engine', [
-  z.strictObject({ ...slotCommon, engine: z.literal('pkcs11'), settings: pkcs11Settings }),
-  z.strictObject({ ...slotCommon, engine: z.literal('memory'), settings: memorySettings.default({}) }),
+  z.strictObject({ ...slotCommon, pin, engine: z.literal('pkcs11'), settings: pkcs11Settings }),
+  z.strictObject({
+    ...slotCommon,
+    pin: pin.describe('Where the secret is that the key files are sealed with.'),
+    engine: z.literal('encrypted-file'),
+    settings: encryptedFileSettings.prefault({}),
+  }),
+  z.strictObject({
+    ...slotCommon,
+    pin,
+    moduleSecret: secretSource.describe('Where the module secret is, the other half of what seals the keys.'),
+    engine: z.literal('hsm-sim'),
+    settings: hsmSimSettings.prefault({}),
+  }),
+  z.strictObject({ ...slotCommon, pin: credentialsOrPin, engine: z.literal('kms'), settings: kmsSettings }),
+  z.strictObject({
+    ...slotCommon,
+    pin: nodeSecrets,
+    engine: z.literal('mpc'),
+    settings: mpcSettings.prefault({}),
+  }),
+  z.strictObject({ ...slotCommon, pin, engine: z.literal('memory'), settings: memorySettings.default({}) }),
 ]);
 export type SlotConfig = z.infer<typeof slot>;
 
@@ -59,7 +101,15 @@ const identity = z.union([
   }),
   z.strictObject({
     ...identityCommon,
-    token: secretSource.describe('A bearer token: development profile on loopback only.'),
+    token: secretSource.describe(
+      'A bearer token: development profile on loopback only, or any profile with facade.vaultTransit.',
+    ),
+  }),
+  z.strictObject({
+    ...identityCommon,
+    appRole: z
+      .strictObject({ roleId: z.string().regex(/^[A-Za-z0-9._-]{1,128}$/), secretId: secretSource })
+      .describe('A role id and a secret id, to log in with as Vault has it: with facade.vaultTransit.'),
   }),
 ]);
 export type IdentityConfig = z.infer<typeof identity>;
@@ -69,6 +119,12 @@ const listener = (port: number) =>
     host: z.string().min(1).default('127.0.0.1'),
     port: z.int().min(0).max(65535).default(port),
   });
+
+/** What stands behind /v1/ already, or is Vault's own. */
+const takenMounts: readonly string[] = ['auth', 'sys', 'keys', 'slots', 'sessions', 'migrations'];
+
+/** What keeps keys without hardware or a service behind it, as `allowSoftwareEngines` names it. */
+const softwareEngines = ['memory', 'encrypted-file', 'hsm-sim', 'kms-simulated', 'mpc'] as const;
 
 export const configSchema = z.strictObject({
   profile: z.enum(['production', 'development']).default('production'),
@@ -101,9 +157,62 @@ export const configSchema = z.strictObject({
     })
     .prefault({}),
   allowSoftwareEngines: z
-    .array(z.enum(['memory']))
+    .array(z.enum(softwareEngines))
     .default([])
     .describe('Engines without hardware that the production profile may use all the same.'),
+  compat: z
+    .strictObject({
+      agenticWallet: z
+        .boolean()
+        .default(false)
+        .describe("Whether the routes of the agentic-wallet program's wallet engine are served."),
+      slot: id.optional().describe('The slot where new wallets are made; default: the only one.'),
+      adopt: z
+        .string()
+        .min(1)
+        .optional()
+        .describe('The data folder of that program, whose wallets are copied into the slot.'),
+      adoptDatabase: z
+        .string()
+        .min(1)
+        .optional()
+        .describe('The wallets database of that program; default: wallet-engine.sqlite in its data folder.'),
+    })
+    .prefault({})
+    .describe("Serving the agentic-wallet program's clients."),
+  facade: z
+    .strictObject({
+      vaultTransit: z
+        .boolean()
+        .default(false)
+        .describe("Whether the calls of Vault's transit engine are served, for clients that make them."),
+      mount: z
+        .string()
+        .regex(/^[a-z0-9_-]+(\/[a-z0-9_-]+)*$/, 'must be a path of a-z, 0-9, "_" and "-"')
+        .max(200)
+        .refine(mount => !takenMounts.includes(mount.split('/')[0] ?? ''), 'is a path of Keyslot itself')
+        .default('transit')
+        .describe('Where the engine is mounted: /v1/<mount>/sign/<key>.'),
+      namespace: z
+        .string()
+        .min(1)
+        .regex(/^[^/].*[^/]$|^[^/]$/, 'must not begin or end with "/"')
+        .optional()
+        .describe('What X-Vault-Namespace must say; without it, it may say anything.'),
+      lease_s: z
+        .int()
+        .min(1)
+        .max(86_400)
+        .default(3_600)
+        .describe('How long a token is good that a role id and a secret id were given.'),
+    })
+    .prefault({})
+    .describe("Serving other signers' clients."),
+  solanaRpcUrl: z
+    .string()
+    .refine(isRpcUrl, 'must be an http or https URL without a user or a password')
+    .optional()
+    .describe('The Solana node that is asked for the balances of wallets.'),
   command: z
     .strictObject({ certificate: z.string().min(1), key: z.string().min(1), ca: z.string().min(1) })
     .optional()
@@ -115,17 +224,22 @@ export type Config = z.infer<typeof configSchema> & { readonly home: string };
 /** Reads and checks `keyslot.yaml` in the state folder. CONFIG_INVALID names the setting; HOME_INVALID. */
 export function readConfig(home: string): Config {
   const path = join(home, configFile);
-  const parsed = configSchema.safeParse(parsedYaml(path));
-  if (!parsed.success) throw new KeyslotError('CONFIG_INVALID', `${path}: ${firstIssue(parsed.error)}`);
+  return checkedConfig(parsedYaml(path), home, path);
+}
+
+/** A configuration from wherever it was written; `origin` begins what is said against it. CONFIG_INVALID. */
+export function checkedConfig(settings: unknown, home: string, origin: string): Config {
+  const parsed = configSchema.safeParse(settings);
+  if (!parsed.success) throw new KeyslotError('CONFIG_INVALID', `${origin}: ${firstIssue(parsed.error)}`);
   const config = { ...parsed.data, home };
-  refuseContradictions(config, path);
+  refuseContradictions(config, origin);
   return Object.freeze(config);
 }
 
 export const configFile = 'keyslot.yaml';
 
 /** A path of the configuration: relative ones are inside the state folder. */
-export const inHome = (config: Config, path: string): string =>
+export const inHome = (config: Pick<Config, 'home'>, path: string): string =>
   isAbsolute(path) ? path : join(config.home, path);
 
 /** What the PKCS#11 libraries read in the custodian; `${home}` stands for the state folder. */
@@ -140,9 +254,38 @@ export function moduleEnvironment(config: Config): Record<string, string> {
 
 /** Names of environment variables that hold secrets of the slots, for the custodian alone. */
 export const secretVariables = (config: Config): readonly string[] =>
-  config.slots.flatMap(({ pin }) => ('env' in pin ? [pin.env] : []));
+  config.slots.flatMap(secretSources).flatMap(source => ('env' in source ? [source.env] : []));
 
-export const signingThreads = (config: Config): number => config.custodian.threads ?? availableParallelism();
+/** Where all the secrets of a slot are. */
+function secretSources(slot: SlotConfig): readonly SecretSource[] {
+  const more = slot.engine === 'hsm-sim' ? [slot.moduleSecret] : [];
+  if (slot.pin === 'none' || 'attended' in slot.pin) return more;
+  return 'nodes' in slot.pin ? slot.pin.nodes : [slot.pin, ...more];
+}
+
+/** Whether a slot asks AWS, whose credentials are then the custodian's to find. */
+export const asksAws = ({ slots }: Config): boolean =>
+  slots.some(({ engine, settings }) => engine === 'kms' && settings.mode !== 'simulated');
+
+/** The folder of a slot that keeps key files. */
+export function keyFolderOf(config: Config, slot: SlotConfig): string {
+  const folder = 'folder' in slot.settings ? slot.settings.folder : undefined;
+  return inHome(config, folder ?? join('keys', slot.id));
+}
+
+/** The slot that new wallets are made in; none while their routes are off. */
+export const walletSlot = ({ compat, slots }: Config): string | undefined =>
+  compat.agenticWallet ? (compat.slot ?? slots[0]?.id) : undefined;
+
+/** Threads that sign and verify, and two more where keys are derived from secrets while others sign. */
+export const signingThreads = (config: Config): number =>
+  (config.custodian.threads ?? availableParallelism()) + (config.slots.some(derivesKeys) ? 2 : 0);
+
+const derivesKeys = ({ engine, settings }: SlotConfig): boolean =>
+  engine === 'encrypted-file' ||
+  engine === 'hsm-sim' ||
+  engine === 'mpc' ||
+  (engine === 'kms' && settings.mode === 'simulated');
 
 function parsedYaml(path: string): unknown {
   let text: string;
@@ -167,22 +310,70 @@ function refuseContradictions(config: Config, path: string): void {
     throw new KeyslotError('CONFIG_INVALID', `${path}: ${setting}: ${text}`);
   };
   refuseRepeats(config, refuse);
-  const hasTokens = config.identities.some(each => 'token' in each);
+  refuseCompat(config, refuse);
+  for (const slot of config.slots) refuseUnfitPin(slot, refuse);
+  refuseAppRoles(config, refuse);
+  const hasTokens = config.identities.some(each => !('certificate' in each));
   if (config.profile === 'development') {
     if (hasTokens && !isLoopback(config.listen.host)) {
       refuse('identities', 'bearer tokens are for loopback only; use client certificates.');
     }
     return;
   }
-  if (hasTokens)
+  if (hasTokens && !config.facade.vaultTransit)
     refuse('identities', 'bearer tokens are for the development profile; use client certificates.');
-  for (const { engine, id: slotId } of config.slots) {
-    if (engine !== 'pkcs11' && !config.allowSoftwareEngines.includes(engine)) {
+  for (const each of config.identities) {
+    if ('certificate' in each || !each.roles.includes('operator')) continue;
+    refuse(`identities.${each.name}.roles`, 'in production an operator has a client certificate.');
+  }
+  for (const slot of config.slots) {
+    const software = softwareEngineOf(slot);
+    if (software && !config.allowSoftwareEngines.includes(software)) {
       refuse(
-        `slots.${slotId}`,
-        `engine ${engine} keeps keys in software; name it in allowSoftwareEngines to allow it.`,
+        `slots.${slot.id}`,
+        `engine ${software} keeps keys in software; name it in allowSoftwareEngines to allow it.`,
       );
     }
+  }
+}
+
+/** They log in by a route of the facade, and by no other. */
+function refuseAppRoles(config: Config, refuse: (setting: string, text: string) => never): void {
+  const roles = config.identities.filter(each => 'appRole' in each);
+  const [first] = roles;
+  if (first && !config.facade.vaultTransit) {
+    refuse(`identities.${first.name}.appRole`, 'role ids are for clients of Vault: set facade.vaultTransit.');
+  }
+  const ids = roles.map(({ appRole }) => appRole.roleId);
+  const repeated = ids.find((value, at) => ids.indexOf(value) !== at);
+  if (repeated !== undefined) refuse('identities', `the role id ${repeated} stands there twice.`);
+}
+
+function softwareEngineOf({ engine, settings }: SlotConfig): (typeof softwareEngines)[number] | undefined {
+  switch (engine) {
+    case 'pkcs11':
+      return undefined;
+    case 'kms':
+      return settings.mode === 'simulated' ? 'kms-simulated' : undefined;
+    case 'memory':
+    case 'encrypted-file':
+    case 'hsm-sim':
+    case 'mpc':
+      return engine;
+  }
+}
+
+/** KMS itself has no PIN and so no PIN sessions; its simulation has a secret like every slot of files. */
+function refuseUnfitPin(slot: SlotConfig, refuse: (setting: string, text: string) => never): void {
+  if (slot.engine !== 'kms') return;
+  const { id: name, settings, pin: given, access } = slot;
+  if (settings.mode === 'simulated') {
+    if (given === 'none') refuse(`slots.${name}.pin`, 'mode simulated needs the master secret as its PIN.');
+    return;
+  }
+  if (given !== 'none') refuse(`slots.${name}.pin`, `mode ${settings.mode} has no PIN; write pin: none.`);
+  if (access !== 'identity') {
+    refuse(`slots.${name}.access`, 'a slot without a PIN has no PIN sessions; write access: identity.');
   }
 }
 
@@ -194,10 +385,12 @@ function refuseRepeats(config: Config, refuse: (setting: string, text: string) =
       ? [`${settings.module} ${settings.tokenLabel ?? ''} ${settings.tokenSerial ?? ''}`]
       : [],
   );
+  const folders = config.slots.filter(keepsFiles).map(slot => keyFolderOf(config, slot));
   const lists: readonly (readonly [string, readonly string[]])[] = [
     ['slots', slots],
     ['identities', names],
     ['slots', tokens],
+    ['slots', folders],
   ];
   for (const [setting, list] of lists) {
     const repeated = list.find((value, at) => list.indexOf(value) !== at);
@@ -207,6 +400,50 @@ function refuseRepeats(config: Config, refuse: (setting: string, text: string) =
     const unknown = granted === '*' ? undefined : granted.find(slotId => !slots.includes(slotId));
     if (unknown !== undefined) refuse(`identities.${name}.slots`, `there is no slot ${unknown}.`);
   }
+}
+
+const keepsFiles = ({ engine, settings }: SlotConfig): boolean =>
+  engine !== 'memory' && (engine !== 'pkcs11' || settings.mode === 'wrapped');
+
+function refuseCompat(config: Config, refuse: (setting: string, text: string) => never): void {
+  const { compat, slots, solanaRpcUrl, profile } = config;
+  if (compat.slot !== undefined && !slots.some(each => each.id === compat.slot)) {
+    refuse('compat.slot', `there is no slot ${compat.slot}.`);
+  }
+  if (compat.agenticWallet && compat.slot === undefined && slots.length > 1) {
+    refuse('compat.slot', 'name the slot where new wallets are made: there are several.');
+  }
+  if (compat.adopt !== undefined) {
+    const slot = slots.find(each => each.id === walletSlot(config));
+    if (!slot) refuse('compat.adopt', 'wallets are adopted for their routes: set agenticWallet to true.');
+    else if (adoptedSuffix(slot) === undefined) {
+      refuse('compat.adopt', `slot ${slot.id} keeps no key files of that program.`);
+    }
+  }
+  const rpc = solanaRpcUrl === undefined ? null : URL.parse(solanaRpcUrl);
+  const rpcHost = rpc?.hostname.replace(/^\[(.*)\]$/, '$1') ?? '';
+  if (rpc?.protocol === 'http:' && profile !== 'development' && !isLoopback(rpcHost)) {
+    refuse('solanaRpcUrl', 'the production profile asks other hosts over https only.');
+  }
+}
+
+/** How the agentic-wallet program ends the names of the key files that a slot of this engine can open. */
+export function adoptedSuffix({ engine, settings }: SlotConfig): string | undefined {
+  const mode = 'mode' in settings ? settings.mode : undefined;
+  const suffixes: Readonly<Record<string, string>> = {
+    'encrypted-file': '.json',
+    'hsm-sim': '.hsm.json',
+    'kms simulated': '.kms.json',
+    'mpc shamir': '.mpc.json',
+  };
+  return suffixes[mode === undefined ? engine : `${engine} ${mode}`];
+}
+
+/** Fetch takes no credentials in a URL; an access key in its path or query is fine. */
+function isRpcUrl(text: string): boolean {
+  const url = URL.parse(text);
+  if (url === null || url.username !== '' || url.password !== '') return false;
+  return url.protocol === 'https:' || url.protocol === 'http:';
 }
 
 const isLoopback = (host: string): boolean =>

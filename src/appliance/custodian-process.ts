@@ -1,4 +1,4 @@
-import { LocalCustodian } from '../custodian/custodian.ts';
+import { type CustodianOptions, LocalCustodian } from '../custodian/custodian.ts';
 import type { Identity } from '../custodian/identities.ts';
 import { CustodianServer } from '../custodian/server.ts';
 import type { SlotSetting } from '../custodian/slot-keeper.ts';
@@ -9,20 +9,27 @@ import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
 import { Store } from '../store/store.ts';
-import type { Credential } from '../wire/custodian.ts';
+import { adoptionSource } from './adoption.ts';
 import { createEngine, custodyOf } from './catalogue.ts';
 import { runAsChild } from './child.ts';
-import type { Config, IdentityConfig, SlotConfig } from './config.ts';
+import {
+  adoptedSuffix,
+  type Config,
+  type IdentityConfig,
+  inHome,
+  keyFolderOf,
+  type SlotConfig,
+  walletSlot,
+} from './config.ts';
 import { createLog } from './logger.ts';
-import { readSecret } from './secrets.ts';
+import { pinReader } from './secrets.ts';
 
 /** The process that holds the keys: engines, slots, state. It listens on no network. */
 
 export interface CustodianBoot {
   readonly config: Config;
-  readonly identities: readonly (Pick<IdentityConfig, 'name' | 'roles' | 'slots'> & {
-    credential: Credential;
-  })[];
+  readonly identities: readonly (Pick<IdentityConfig, 'name' | 'roles' | 'slots'> &
+    Pick<Identity, 'credential' | 'appRole'>)[];
   readonly storeFile: string;
   readonly socketFile: string;
   readonly bootSecret: Uint8Array;
@@ -38,8 +45,8 @@ async function start(boot: CustodianBoot) {
   const store = opened.use(new Store(boot.storeFile));
   const slots: SlotSetting[] = [];
   for (const slot of config.slots) {
-    const engine = opened.use(engineOf(slot, boot.firstStart, log));
-    slots.push(await slotSetting(config, slot, engine, boot.firstStart));
+    const engine = opened.use(engineOf(config, slot, boot.firstStart, log));
+    slots.push(await slotSetting(config, slot, engine, boot.firstStart, log));
   }
   const { idle_s, absolute_s } = config.sessions;
   const custodian = opened.use(
@@ -48,6 +55,8 @@ async function start(boot: CustodianBoot) {
       slots,
       identities: boot.identities.map(identityOf),
       sessions: { idle_ms: idle_s * 1000, absolute_ms: absolute_s * 1000 },
+      lease_ms: config.facade.lease_s * 1000,
+      wallets: await walletSetting(config, boot.firstStart, log),
       log,
     }),
   );
@@ -65,10 +74,34 @@ async function openSlots(custodian: LocalCustodian, firstStart: boolean, log: Lo
   }
 }
 
-/** At the first start a module that cannot be used is refused by the name of its setting; later it waits as failed. */
-function engineOf(slot: SlotConfig, firstStart: boolean, log: Log): Engine {
+/** At the first start a folder that cannot be adopted is refused; later its wallets are those of the last time. */
+async function walletSetting(
+  config: Config,
+  firstStart: boolean,
+  log: Log,
+): Promise<CustodianOptions['wallets']> {
+  const slot = config.slots.find(each => each.id === walletSlot(config));
+  if (!slot) return undefined;
+  const made = { slot: slotId(slot.id) };
+  const suffix = adoptedSuffix(slot);
+  if (config.compat.adopt === undefined || suffix === undefined) return made;
   try {
-    return createEngine(slot, log);
+    const { adopt, adoptDatabase } = config.compat;
+    const from = inHome(config, adopt);
+    const folder = keyFolderOf(config, slot);
+    const database = adoptDatabase && inHome(config, adoptDatabase);
+    return { ...made, adoption: await adoptionSource({ from, database, suffix, folder, log }) };
+  } catch (thrown) {
+    if (firstStart) throw thrown;
+    log.error({ err: thrown }, 'no wallets are adopted');
+    return made;
+  }
+}
+
+/** At the first start a module that cannot be used is refused by the name of its setting; later it waits as failed. */
+function engineOf(config: Config, slot: SlotConfig, firstStart: boolean, log: Log): Engine {
+  try {
+    return createEngine(config, slot, log);
   } catch (thrown) {
     const { code, message } = toKeyslotError(thrown);
     const error = new KeyslotError(code, `slots.${slot.id}.settings.module: ${message}`, { cause: thrown });
@@ -91,14 +124,15 @@ async function slotSetting(
   slot: SlotConfig,
   engine: Engine,
   firstStart: boolean,
+  log: Log,
 ): Promise<SlotSetting> {
   const [first] = await engine.slots();
   if (!first) throw new TypeError(`The engine of slot ${slot.id} has no slot.`);
-  const { pin } = slot;
+  const readPin = pinReader(config, slot, log);
   const fallback = {
     id: first.id,
     engine: slot.engine,
-    custody: custodyOf[slot.engine],
+    custody: custodyOf(slot),
     summary: 'not reachable when the custodian started',
     details: {},
   };
@@ -106,15 +140,14 @@ async function slotSetting(
     slot: first,
     access: slot.access,
     ...(firstStart ? {} : { fallback }),
-    ...('attended' in pin ? {} : { readPin: () => readSecret(config, pin, `slots.${slot.id}.pin`) }),
+    ...(slot.pin === 'none' ? { hasPin: false } : {}),
+    ...(readPin ? { readPin } : {}),
   };
 }
 
-const identityOf = ({ name, roles, slots, credential }: CustodianBoot['identities'][number]): Identity => ({
-  name,
-  roles,
+const identityOf = ({ slots, ...identity }: CustodianBoot['identities'][number]): Identity => ({
+  ...identity,
   slots: slots === '*' ? '*' : slots.map(slotId),
-  credential,
 });
 
 runAsChild(start);

@@ -23,22 +23,36 @@ export async function prepareDevelopmentHome(options: {
 }): Promise<DevelopmentHome> {
   const { home } = options;
   privateFolder(home);
-  for (const folder of ['secrets', 'tls', 'softhsm', 'softhsm/tokens']) privateFolder(join(home, folder));
+  for (const folder of ['softhsm', 'softhsm/tokens']) privateFolder(join(home, folder));
+  const bearerToken = await prepareLocalAccess(home);
   const files = {
     soPin: join(home, 'secrets', 'so.pin'),
     userPin: join(home, 'secrets', 'user.pin'),
-    bearerToken: join(home, 'secrets', 'developer.token'),
+    bearerToken,
     softhsmConf: join(home, 'softhsm', 'softhsm2.conf'),
   };
   keepOrWrite(files.soPin, () => randomPin());
   keepOrWrite(files.userPin, () => randomPin());
-  keepOrWrite(files.bearerToken, () => randomBytes(32).toString('base64url'));
   // Written anew each time, because it names the folder, and folders are moved.
   writeFileSync(files.softhsmConf, softhsmConf(join(home, 'softhsm', 'tokens')), { mode: 0o600 });
-  await keepOrIssueCertificates(join(home, 'tls'));
   keepOrWrite(join(home, configFile), () => developmentConfig(options));
   return files;
 }
+
+/**
+ * What `localAccess` refers to: a CA of its own with a server and a client certificate, and a bearer token,
+ * whose file is returned. Whatever is there already is kept.
+ */
+export async function prepareLocalAccess(home: string): Promise<string> {
+  for (const folder of [home, join(home, 'secrets'), join(home, 'tls')]) privateFolder(folder);
+  const bearerToken = join(home, 'secrets', 'developer.token');
+  keepOrWrite(bearerToken, () => randomBytes(32).toString('base64url'));
+  await keepOrIssueCertificates(join(home, 'tls'));
+  return bearerToken;
+}
+
+/** The PIN of a slot that nobody has to know. Kept when it is there already. */
+export const prepareRandomPin = (path: string): void => keepOrWrite(path, () => randomPin());
 
 export interface DevelopmentHome {
   readonly soPin: string;
@@ -110,7 +124,7 @@ const developmentConfig = (options: {
     profile: 'development',
     listen: { host: '127.0.0.1', port: options.port },
     ops: { host: '127.0.0.1', port: options.opsPort },
-    tls: { certificate: 'tls/server.crt', key: 'tls/server.key', clientCa: 'tls/ca.crt' },
+    tls: localAccess.tls,
     slots: [
       {
         id: 'main',
@@ -124,19 +138,26 @@ const developmentConfig = (options: {
         },
       },
     ],
-    identities: [
-      {
-        name: 'developer',
-        roles: ['operator', 'signer'],
-        slots: '*',
-        certificate: { file: 'tls/developer.crt' },
-      },
-      {
-        name: 'developer-token',
-        roles: ['operator', 'signer'],
-        slots: '*',
-        token: { file: 'secrets/developer.token' },
-      },
-    ],
-    command: { certificate: 'tls/developer.crt', key: 'tls/developer.key', ca: 'tls/ca.crt' },
+    identities: localAccess.identities,
+    command: localAccess.command,
   }).trimEnd();
+
+/** The settings by which whoever owns the state folder, and nobody else, uses the appliance of this machine. */
+export const localAccess = {
+  tls: { certificate: 'tls/server.crt', key: 'tls/server.key', clientCa: 'tls/ca.crt' },
+  identities: [
+    {
+      name: 'developer',
+      roles: ['operator', 'signer'],
+      slots: '*',
+      certificate: { file: 'tls/developer.crt' },
+    },
+    {
+      name: 'developer-token',
+      roles: ['operator', 'signer'],
+      slots: '*',
+      token: { file: 'secrets/developer.token' },
+    },
+  ],
+  command: { certificate: 'tls/developer.crt', key: 'tls/developer.key', ca: 'tls/ca.crt' },
+} as const;

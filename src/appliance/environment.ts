@@ -6,6 +6,10 @@ export const homeFromEnvironment = (): string | undefined => process.env.KEYSLOT
 /** A secret that the configuration refers to by name, or nothing when it is not set. */
 export const environmentVariable = (name: string): string | undefined => process.env[name];
 
+/** Names of the variables that AWS's own tools read: region, endpoint, credentials, profile, role. */
+export const awsVariables = (): readonly string[] =>
+  Object.keys(process.env).filter(name => name.startsWith('AWS_'));
+
 /** Where systemd puts the credentials of the unit (LoadCredential=). */
 export const credentialsFolder = (): string | undefined => process.env.CREDENTIALS_DIRECTORY;
 

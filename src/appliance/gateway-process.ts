@@ -6,7 +6,10 @@ import { createLog } from './logger.ts';
 
 /** The process that parses the network. It runs without addons, child processes, or files beyond its own code. */
 
-export type GatewayBoot = Pick<GatewayOptions, 'listen' | 'ops' | 'tls' | 'requireCertificate'> & {
+export type GatewayBoot = Pick<
+  GatewayOptions,
+  'listen' | 'ops' | 'tls' | 'requireCertificate' | 'wallets' | 'vaultTransit'
+> & {
   readonly socketFile: string;
   readonly bootSecret: Uint8Array;
 };

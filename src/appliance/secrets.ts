@@ -1,12 +1,18 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { joinNodeSecrets } from '../engines/mpc/node-secrets.ts';
 import { KeyslotError } from '../foundation/errors.ts';
+import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
-import { type Config, inHome, type SecretSource } from './config.ts';
+import { type Config, inHome, type SecretSource, type SlotConfig } from './config.ts';
 import { credentialsFolder, environmentVariable } from './environment.ts';
 
 /** Reads a secret where its setting says it is, anew each time. SECRET_UNREADABLE names the setting. */
-export async function readSecret(config: Config, source: SecretSource, setting: string): Promise<Secret> {
+export async function readSecret(
+  config: Pick<Config, 'home'>,
+  source: SecretSource,
+  setting: string,
+): Promise<Secret> {
   if ('env' in source) return fromEnvironment(source.env, setting);
   if ('file' in source) return fromFile(inHome(config, source.file), `${setting}.file`, ownerOnly);
   const folder = credentialsFolder();
@@ -15,6 +21,37 @@ export async function readSecret(config: Config, source: SecretSource, setting: 
     `${setting}.credential`,
     'CREDENTIALS_DIRECTORY is not set: systemd sets it for LoadCredential=',
   );
+}
+
+/**
+ * How the PIN of a slot is read, anew each time; nothing for an attended slot. The PIN of a slot without one is
+ * empty. Of three node secrets one may be unreadable: that is logged, and two of them are the PIN.
+ */
+export function pinReader(config: Config, slot: SlotConfig, log: Log): (() => Promise<Secret>) | undefined {
+  const { pin, id } = slot;
+  const setting = `slots.${id}.pin`;
+  if (pin === 'none') return async () => Secret.fromText('');
+  if ('attended' in pin) return undefined;
+  if (!('nodes' in pin)) return () => readSecret(config, pin, setting);
+  return async () => {
+    using held = new DisposableStack();
+    const secrets: (Secret | undefined)[] = [];
+    const failures: KeyslotError[] = [];
+    for (const [at, source] of pin.nodes.entries()) {
+      try {
+        secrets.push(held.use(await readSecret(config, source, `${setting}.nodes.${at}`)));
+      } catch (error) {
+        if (!(error instanceof KeyslotError)) throw error;
+        secrets.push(undefined);
+        failures.push(error);
+      }
+    }
+    const [failure, second] = failures;
+    if (second) throw second;
+    if (failure) log.warn({ slot: id, err: failure }, 'a node secret cannot be read; the other two are used');
+    const [first, other, third] = secrets;
+    return joinNodeSecrets([first, other, third]);
+  };
 }
 
 function fromEnvironment(name: string, setting: string): Secret {

@@ -9,6 +9,7 @@ import { Secret } from '../foundation/secret.ts';
 import type { Credential } from '../wire/custodian.ts';
 import { Child, entryOf } from './child.ts';
 import {
+  asksAws,
   type Config,
   type IdentityConfig,
   inHome,
@@ -17,7 +18,7 @@ import {
   signingThreads,
 } from './config.ts';
 import type { CustodianBoot } from './custodian-process.ts';
-import { childEnvironment } from './environment.ts';
+import { awsVariables, childEnvironment } from './environment.ts';
 import type { GatewayBoot, GatewayReady } from './gateway-process.ts';
 import { Home } from './home.ts';
 import { readSecret } from './secrets.ts';
@@ -128,7 +129,7 @@ export class Supervisor implements AsyncDisposable {
       flags: hardened,
       environment: childEnvironment(
         { ...moduleEnvironment(config), UV_THREADPOOL_SIZE: String(signingThreads(config)) },
-        secretVariables(config),
+        [...secretVariables(config), ...(asksAws(config) ? awsVariables() : [])],
       ),
       boot: (bootSecret, firstStart): CustodianBoot => ({
         config,
@@ -158,7 +159,9 @@ export class Supervisor implements AsyncDisposable {
         listen: { ...listen, port: portOf(this.#listening.url) ?? listen.port },
         ops: { ...ops, port: portOf(this.#listening.opsUrl) ?? ops.port },
         tls,
-        requireCertificate: !this.#config.identities.some(identity => 'token' in identity),
+        requireCertificate: this.#config.identities.every(identity => 'certificate' in identity),
+        ...(this.#config.facade.vaultTransit ? { vaultTransit: this.#config.facade } : {}),
+        ...(this.#config.compat.agenticWallet ? { wallets: { rpcUrl: this.#config.solanaRpcUrl } } : {}),
         socketFile,
         bootSecret,
       }),
@@ -228,12 +231,33 @@ const identitiesOf = (config: Config): Promise<CustodianBoot['identities']> =>
       name: identity.name,
       roles: identity.roles,
       slots: identity.slots,
-      credential: await credentialOf(config, identity),
+      ...(await recognisedBy(config, identity)),
     })),
   );
 
+async function recognisedBy(
+  config: Config,
+  identity: IdentityConfig,
+): Promise<Pick<CustodianBoot['identities'][number], 'credential' | 'appRole'>> {
+  if (!('appRole' in identity)) return { credential: await credentialOf(config, identity) };
+  const { roleId, secretId } = identity.appRole;
+  const setting = `identities.${identity.name}.appRole.secretId`;
+  using secret = await readSecret(config, secretId, setting);
+  // Whoever knows the role id may try: what protects it is that nobody can guess this.
+  if (secret.length >= secretId_bytes_min) return { appRole: { roleId, secretId: secret.use(sha256) } };
+  throw new KeyslotError(
+    'CONFIG_INVALID',
+    `${setting}: it has fewer than ${secretId_bytes_min} characters; openssl rand -hex 32 makes a good one.`,
+  );
+}
+
+const secretId_bytes_min = 16;
+
 /** Of a token only its digest goes on: the custodian can recognise it and not repeat it. */
-async function credentialOf(config: Config, identity: IdentityConfig): Promise<Credential> {
+async function credentialOf(
+  config: Config,
+  identity: Exclude<IdentityConfig, { appRole: unknown }>,
+): Promise<Credential> {
   const setting = `identities.${identity.name}`;
   if ('token' in identity) {
     using token = await readSecret(config, identity.token, `${setting}.token`);

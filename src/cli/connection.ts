@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { request } from 'node:https';
-import { type Config, inHome, readConfig } from '../appliance/config.ts';
+import { type Config, inHome } from '../appliance/config.ts';
 import { runningAppliance } from '../appliance/home.ts';
+import { configOfHome } from '../appliance/page-environment.ts';
 import { isErrorCode, KeyslotError } from '../foundation/errors.ts';
 
 /** The options that every command has. */
@@ -10,9 +11,9 @@ export interface SharedOptions {
   readonly json?: boolean;
 }
 
-/** The state folder's configuration. HOME_INVALID when nobody said which folder. */
+/** The configuration of the state folder, or of the environment. HOME_INVALID when nobody said which folder. */
 export function configOf({ home }: SharedOptions): Config {
-  if (home) return readConfig(home);
+  if (home) return configOfHome(home);
   throw new KeyslotError('HOME_INVALID', 'No state folder is named: use --home or set KEYSLOT_HOME.');
 }
 

@@ -3,8 +3,11 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
 import { homeFromEnvironment } from '../appliance/environment.ts';
+import { pageHome } from '../appliance/page-environment.ts';
 import { addDoctor } from './commands/doctor.ts';
+import { addEnvelopes } from './commands/envelopes.ts';
 import { addKeys } from './commands/keys.ts';
+import { addMigrate } from './commands/migrate.ts';
 import { addServe } from './commands/serve.ts';
 import { addSign } from './commands/sign.ts';
 import { addSlots } from './commands/slots.ts';
@@ -19,6 +22,8 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 function defaultHome(): string | undefined {
   const named = homeFromEnvironment();
   if (named) return resolve(named);
+  const beside = pageHome();
+  if (beside) return beside;
   return existsSync(join(root, 'scripts', 'start')) ? join(root, 'var') : undefined;
 }
 
@@ -38,7 +43,9 @@ addServe(program, shared);
 addSlots(program, shared);
 addKeys(program, shared);
 addSign(program, shared);
+addMigrate(program, shared);
 addDoctor(program, shared);
+addEnvelopes(program);
 
 try {
   await program.parseAsync();

@@ -49,6 +49,12 @@ export class CallerSessions {
     session.used_ms = this.#clock.monotonic_ms();
   }
 
+  /** Whether the token is of a live session of this identity on this slot; asking does not count as use. */
+  holds(digest: string | undefined, identity: Identity, slot: SlotId): boolean {
+    const session = digest === undefined ? undefined : this.#sessions.get(digest);
+    return session?.identity === identity.name && session.slot === slot && this.#alive(session);
+  }
+
   /** Ends a session of this identity. The same failures as `require`. */
   close(digest: string | undefined, identity: Identity): void {
     const session = this.#find(digest);

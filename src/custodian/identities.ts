@@ -8,8 +8,10 @@ export interface Identity {
   readonly roles: readonly Role[];
   /** The slots whose keys this identity may use or manage without a PIN session. */
   readonly slots: readonly SlotId[] | '*';
-  /** How it is recognised: SHA-256, in hexadecimal. */
-  readonly credential: Credential;
+  /** How it is recognised: SHA-256, in hexadecimal. Absent for one that logs in first. */
+  readonly credential?: Credential;
+  /** What it logs in with; of the secret id, SHA-256 in hexadecimal. */
+  readonly appRole?: { readonly roleId: string; readonly secretId: string };
 }
 
 export type Role = 'operator' | 'signer';
@@ -17,9 +19,16 @@ export type Role = 'operator' | 'signer';
 /** Credential → identity. Deny by default: what is not listed is nobody. */
 export class Identities {
   readonly #byCredential: ReadonlyMap<string, Identity>;
+  readonly #loggedIn: (token: string) => Identity | undefined;
 
-  constructor(identities: readonly Identity[]) {
-    this.#byCredential = new Map(identities.map(identity => [keyOf(identity.credential), identity]));
+  /** `loggedIn` knows the tokens of those who logged in, by their digest. */
+  constructor(identities: readonly Identity[], loggedIn: (token: string) => Identity | undefined) {
+    this.#byCredential = new Map(
+      identities.flatMap(identity =>
+        identity.credential ? [[keyOf(identity.credential), identity] as const] : [],
+      ),
+    );
+    this.#loggedIn = loggedIn;
   }
 
   /**
@@ -28,7 +37,8 @@ export class Identities {
    */
   authenticate(credential: Credential | undefined): Identity {
     if (!credential) throw new KeyslotError('CREDENTIAL_MISSING', 'The request carries no credential.');
-    const identity = this.#byCredential.get(keyOf(credential));
+    const listed = this.#byCredential.get(keyOf(credential));
+    const identity = listed ?? ('token' in credential ? this.#loggedIn(credential.token) : undefined);
     if (identity) return identity;
     throw new KeyslotError('CREDENTIAL_UNKNOWN', 'The credential that was presented belongs to no identity.');
   }

@@ -1,9 +1,10 @@
-import { generates, imports, type KeyInfo, type Session } from '../custody/engine.ts';
+import { randomBytes } from 'node:crypto';
+import { adopts, generates, imports, type KeyInfo, type Session } from '../custody/engine.ts';
 import type { KeyId, SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import { encodeBase64 } from '../foundation/base64.ts';
 import type { Clock } from '../foundation/clock.ts';
-import { publicKeyFromSeed, seed_bytes } from '../foundation/ed25519.ts';
+import { createVerifier, publicKeyFromSeed, seed_bytes } from '../foundation/ed25519.ts';
 import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Secret } from '../foundation/secret.ts';
 import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
@@ -47,6 +48,22 @@ export class KeyLifecycle {
     const expected = seed.use(publicKeyFromSeed);
     const make = () => session.import(id, seed);
     return this.#make({ id, slot: keeper.id, origin: 'imported', session, make, expected });
+  }
+
+  /**
+   * Takes a key into the registry that exists in the custody already: the one that the reference names there, or
+   * the slot's own key of this id. It proves itself first. POWER_MISSING, KEY_EXISTS, KEY_UNKNOWN,
+   * KEY_UNVERIFIED, and what the custody answers.
+   */
+  async adopt(id: KeyId, keeper: SlotKeeper, reference: string | undefined): Promise<KeyView> {
+    const session = keeper.session();
+    const found = async (): Promise<KeyInfo> => {
+      if (reference === undefined) return (await session.signer(id)).key;
+      if (!adopts(session)) throw powerMissing(keeper, 'adopt');
+      return session.adopt(id, reference);
+    };
+    const make = async () => proven(session, await found());
+    return this.#make({ id, slot: keeper.id, origin: 'imported', session, make });
   }
 
   async #make(plan: Plan): Promise<KeyView> {
@@ -95,6 +112,13 @@ async function made({ id, session, make, expected }: Plan, resumed: boolean): Pr
   }
 }
 
+async function proven(session: Session, info: KeyInfo): Promise<KeyInfo> {
+  const challenge = randomBytes(32);
+  const signature = await (await session.signer(info.id)).sign(challenge);
+  if (await createVerifier(info.publicKey).verify(challenge, signature)) return info;
+  throw new KeyslotError('KEY_UNVERIFIED', `The key ${info.id} does not sign as its public key.`);
+}
+
 /**
  * Whether a key may have been made although the custody failed. Its record then stays pending: making it again
  * finds out, and so does the next opening of the slot.
@@ -107,6 +131,9 @@ const unsettled: ReadonlySet<ErrorCode> = new Set([
   'TOKEN_CAPACITY',
   'SESSION_CLOSED',
   'STORE_FAILED',
+  'KEY_FILE_UNWRITABLE',
+  'KMS_THROTTLED',
+  'KMS_UNAVAILABLE',
   'INTERNAL',
 ]);
 

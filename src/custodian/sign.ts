@@ -9,6 +9,7 @@ import {
   spliceSignature,
   type TransactionView,
 } from '../solana/transaction.ts';
+import { unsignedWire } from '../solana/unsigned-wire.ts';
 import { type BoundSigner, missingKey } from './slot-keeper.ts';
 
 /**
@@ -55,7 +56,8 @@ export async function signMany(
 const lanes = 8;
 
 export interface Order {
-  readonly kind: 'message' | 'transaction';
+  /** `bytes`: a transaction's message or any other, for callers that do not say which; it is signed as what it is. */
+  readonly kind: 'message' | 'transaction' | 'bytes';
   readonly bytes: Uint8Array;
 }
 
@@ -83,6 +85,8 @@ function decode(order: Order, key: KeyInfo): Decoded {
       return decodeMessage(order.bytes, key);
     case 'transaction':
       return decodeTransaction(order.bytes, key);
+    case 'bytes':
+      return decodeBytes(order.bytes, key);
   }
 }
 
@@ -102,6 +106,13 @@ function decodeMessage(bytes: Uint8Array, key: KeyInfo): Decoded {
     throw new Refusal('KEY_NOT_A_SIGNER', `The off-chain message does not list ${key.id} as a signer.`);
   }
   return { kind: kind.kind, message: bytes };
+}
+
+/** What a validator could read as a transaction passes as one, and must be one; all else passes as a message. */
+function decodeBytes(bytes: Uint8Array, key: KeyInfo): Decoded {
+  return classifyMessage(bytes).kind === 'transaction'
+    ? decodeTransaction(unsignedWire(bytes), key)
+    : decodeMessage(bytes, key);
 }
 
 /** The TRANSACTION_* failures, KEY_NOT_A_SIGNER. */

@@ -1,14 +1,17 @@
-import type { KeyInfo, Session, Signer, Slot, SlotDescription } from '../custody/engine.ts';
+import type { CustodyLabel, KeyInfo, Session, Signer, Slot, SlotDescription } from '../custody/engine.ts';
 import type { KeyId, SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import type { Clock } from '../foundation/clock.ts';
 import { createVerifier, type Verifier } from '../foundation/ed25519.ts';
 import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
+import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Secret } from '../foundation/secret.ts';
 import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
 import type { Latches } from '../store/latches.ts';
+import type { MigrationsJournal } from '../store/migrations-journal.ts';
 import type { AccessMode, SlotState, SlotView } from '../wire/views.ts';
+import { KeyUse } from './key-use.ts';
 import type { PinGuard } from './pin-guard.ts';
 
 /**
@@ -20,6 +23,7 @@ export class SlotKeeper {
   readonly access: AccessMode;
   readonly #setting: SlotSetting;
   readonly #world: KeeperWorld;
+  readonly #use = new KeyUse();
   #description: SlotDescription;
   #state: SlotState = 'locked';
   #reason: { code: ErrorCode; detail: string } | undefined;
@@ -55,6 +59,10 @@ export class SlotKeeper {
     return this.#state;
   }
 
+  get custody(): CustodyLabel {
+    return this.#description.custody;
+  }
+
   /** Unattended slots open by themselves; an attended one waits for its operator. */
   get attended(): boolean {
     return this.#setting.readPin === undefined;
@@ -81,9 +89,10 @@ export class SlotKeeper {
    * the PIN is only compared. Concurrent openings are one: the later ones compare with the first one's PIN.
    * A latched slot takes no PIN from a caller, but another one of the source; one that comes while the slot is
    * closing waits for the end of that.
-   * SLOT_LATCHED, SLOT_PIN_REQUIRED, SECRET_UNREADABLE, PIN_INCORRECT, and the failures of `Slot.open`.
+   * SLOT_HAS_NO_PIN, SLOT_LATCHED, SLOT_PIN_REQUIRED, SECRET_UNREADABLE, PIN_INCORRECT, and the failures of `Slot.open`.
    */
   async open(given: Secret | undefined, by: string): Promise<void> {
+    if (given && this.#setting.hasPin === false) throw this.#pinless();
     while (this.#opening ?? this.#closing) await (this.#opening ?? this.#closing)?.catch(() => undefined);
     if (this.#opened) {
       if (given) this.#world.pins.compare(by, given, this.#opened.pinDigest);
@@ -113,6 +122,7 @@ export class SlotKeeper {
 
   /** Compares a caller's PIN in memory. SLOT_LOCKED and its kin, PIN_INCORRECT and its limits. */
   comparePin(pin: Secret, by: string): void {
+    if (this.#setting.hasPin === false) throw this.#pinless();
     this.#world.pins.compare(by, pin, this.#openedOrThrow().pinDigest);
   }
 
@@ -132,6 +142,28 @@ export class SlotKeeper {
     opened.signers.set(record.id, bound);
     bound.catch(() => opened.signers.delete(record.id)); // a failed look-up is not remembered
     return bound;
+  }
+
+  /** Lends the signer of a registered key for the time of the work. The failures of `signer`. */
+  lend<T>(record: KeyRecord, work: (key: BoundSigner) => Promise<T>): Promise<T> {
+    return this.#use.during(record.id, async () => work(await this.signer(record)));
+  }
+
+  /** Waits until nobody signs with a key of this slot any more, which ends once the key is registered elsewhere. */
+  async unused(key: KeyId): Promise<void> {
+    if (await this.#use.ended(key, limits.drain_ms)) return;
+    throw new KeyslotError('SLOT_BUSY', `Slot ${this.id} is still signing with ${key}.`, { retryAfter_s: 5 });
+  }
+
+  /** The key was moved, or its copy removed: what was looked up of it before is not used again. */
+  forgetSigner(key: KeyId): void {
+    this.#opened?.signers.delete(key);
+  }
+
+  /** What a migration left of a key in this slot, or nothing any more. */
+  noteCopy(key: KeyId, kept: boolean): void {
+    const others = this.#findings.filter(finding => finding.key !== key);
+    this.#findings = shown([...others, ...(kept ? [{ key, problem: 'kept-copy' as const }] : [])]);
   }
 
   /** A failure below, told by whoever met it: a token that has gone takes its slot out of service. */
@@ -174,7 +206,7 @@ export class SlotKeeper {
     }
     this.#opened = { session, pinDigest: this.#world.pins.digest(pin), signers: new Map() };
     this.#enter(
-      this.#findings.some(finding => finding.problem !== 'unknown') ? 'degraded' : 'open',
+      this.#findings.some(finding => !harmless.has(finding.problem)) ? 'degraded' : 'open',
       undefined,
     );
   }
@@ -218,24 +250,34 @@ export class SlotKeeper {
     for (const record of this.#world.registry.ofSlot(this.id)) {
       const info = present.get(record.id);
       present.delete(record.id);
-      if (record.state === 'pending') this.#resolve(record, info);
-      else if (!info) findings.push({ key: record.id, problem: 'missing' });
+      if (record.state === 'pending') await this.#resolve(session, record, info !== undefined);
+      else if (!info) findings.push({ key: record.id, problem: await absence(session, record.id) });
       else if (!samePublicKey(record, info)) findings.push({ key: record.id, problem: 'mismatch' });
     }
-    for (const key of present.keys()) findings.push({ key, problem: 'unknown' });
+    const copies = this.#world.journal.copiesIn(this.id);
+    for (const { id, publicKey } of present.values()) {
+      const copied = copies.get(id);
+      const kept = copied !== undefined && Buffer.compare(copied, publicKey) === 0;
+      findings.push({ key: id, problem: kept ? 'kept-copy' : 'unknown' });
+    }
     for (const finding of findings) {
+      if (finding.problem === 'kept-copy') continue; // wanted, and named by the journal
       this.#world.log.warn({ slot: this.id, ...finding }, 'the registry and the token differ');
     }
-    return findings.slice(0, findings_max);
+    return shown(findings);
   }
 
-  #resolve(record: KeyRecord, info: KeyInfo | undefined): void {
-    this.#world.log.warn(
-      { slot: this.id, key: record.id, made: info !== undefined },
-      'a key was being made when Keyslot stopped',
-    );
-    if (info) this.#world.registry.complete(info);
-    else this.#world.registry.abandon(record.id);
+  /** What a list says of a key is not proven: the record is completed with what its signer was found to be. */
+  async #resolve(session: Session, record: KeyRecord, made: boolean): Promise<void> {
+    const { log, registry } = this.#world;
+    log.warn({ slot: this.id, key: record.id, made }, 'a key was being made when Keyslot stopped');
+    if (!made) return registry.abandon(record.id);
+    try {
+      registry.complete((await session.signer(record.id)).key);
+    } catch (thrown) {
+      const { code } = toKeyslotError(thrown);
+      log.error({ slot: this.id, key: record.id, code, err: thrown }, 'a key that was being made is damaged');
+    }
   }
 
   async #bind(session: Session, record: KeyRecord): Promise<BoundSigner> {
@@ -287,6 +329,10 @@ export class SlotKeeper {
     throw new KeyslotError('SLOT_LOCKED', `Slot ${this.id} is locked.`);
   }
 
+  #pinless(): KeyslotError {
+    return new KeyslotError('SLOT_HAS_NO_PIN', `Slot ${this.id} has no PIN.`);
+  }
+
   #latchedError(): KeyslotError {
     return new KeyslotError('SLOT_LATCHED', `Slot ${this.id} is latched: its token refused the PIN before.`);
   }
@@ -298,12 +344,15 @@ export interface SlotSetting {
   readonly access: AccessMode;
   /** What is said of the slot while it cannot describe itself; without it such a slot is a failure to start. */
   readonly fallback?: SlotDescription;
+  /** False where credentials of the custodian take the place of a PIN; `readPin` then gives an empty one. */
+  readonly hasPin?: boolean;
   /** Reads the PIN from its source, anew each time; absent for an attended slot. SECRET_UNREADABLE. */
   readonly readPin?: () => Promise<Secret>;
 }
 
 export interface KeeperWorld {
   readonly registry: KeyRegistry;
+  readonly journal: MigrationsJournal;
   readonly latches: Latches;
   readonly pins: PinGuard;
   readonly clock: Clock;
@@ -326,6 +375,14 @@ interface Opened {
 }
 
 const findings_max = 100;
+const harmless: ReadonlySet<SlotView['findings'][number]['problem']> = new Set(['unknown', 'kept-copy']);
+
+/** Copies that were kept on purpose stand behind everything that nobody meant to happen. */
+function shown(findings: SlotView['findings']): SlotView['findings'] {
+  const rank = ({ problem }: SlotView['findings'][number]) => (problem === 'kept-copy' ? 1 : 0);
+  return findings.toSorted((a, b) => rank(a) - rank(b)).slice(0, findings_max);
+}
+
 const latchReason = {
   code: 'SLOT_LATCHED',
   detail: 'The token refused the PIN; it is not tried again.',
@@ -333,6 +390,16 @@ const latchReason = {
 
 const samePublicKey = (record: KeyRecord, info: KeyInfo): boolean =>
   record.publicKey !== undefined && Buffer.compare(record.publicKey, info.publicKey) === 0;
+
+/** Why a registered key was not listed: it is not there, or what is there cannot be used. */
+async function absence(session: Session, key: KeyId): Promise<'missing' | 'damaged'> {
+  try {
+    await session.signer(key);
+    return 'damaged'; // it can be looked up and yet was not listed: nothing to rely on
+  } catch (thrown) {
+    return toKeyslotError(thrown).code === 'KEY_UNKNOWN' ? 'missing' : 'damaged';
+  }
+}
 
 /** That a custody knows nothing of a key is the caller's mistake only when the registry does not know it either. */
 export function missingKey(thrown: unknown, key: KeyId, slot: SlotId): unknown {

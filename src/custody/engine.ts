@@ -81,7 +81,7 @@ export interface SlotDescription {
   readonly details: Readonly<Record<string, string | number | boolean>>;
 }
 
-export type EngineName = 'pkcs11' | 'memory';
+export type EngineName = 'pkcs11' | 'encrypted-file' | 'hsm-sim' | 'kms' | 'mpc' | 'memory';
 
 export type CustodyLabel =
   | 'hsm-native'
@@ -91,6 +91,7 @@ export type CustodyLabel =
   | 'threshold'
   | 'shamir-envelope'
   | 'simulated-hsm'
+  | 'simulated-kms'
   | 'encrypted-file'
   | 'memory';
 
@@ -116,7 +117,16 @@ export interface Destroys {
   destroy(key: KeyId): Promise<void>;
 }
 
+export interface Adopts {
+  /**
+   * Takes a key that exists in the custody already, named in the custody's own words (for KMS: key id, ARN or
+   * alias), under a key id of ours. KEY_EXISTS, and what the custody answers for a key that is not there or unfit.
+   */
+  adopt(key: KeyId, reference: string): Promise<KeyInfo>;
+}
+
 export const generates = (session: Session): session is Session & Generates => 'generate' in session;
 export const imports = (session: Session): session is Session & Imports => 'import' in session;
 export const exports = (session: Session): session is Session & Exports => 'export' in session;
 export const destroys = (session: Session): session is Session & Destroys => 'destroy' in session;
+export const adopts = (session: Session): session is Session & Adopts => 'adopt' in session;

@@ -105,6 +105,16 @@ export const errorTable = {
     'The key is not among the required signers',
     'Use a key whose address the transaction or the off-chain message requires.',
   ),
+  WALLET_ID_INVALID: refused(
+    400,
+    'The wallet id is not a UUID',
+    'Use the id that making the wallet answered with.',
+  ),
+  AUTOFUND_UNSUPPORTED: refused(
+    400,
+    'Wallets are not funded',
+    'Make the wallet without autoFund and send it lamports from a wallet of yours.',
+  ),
   BODY_TOO_LARGE: refused(413, 'The body is too large', 'Send at most the number of bytes that is named.'),
   BATCH_TOO_LARGE: refused(400, 'The batch has too many items', 'Send at most 100 items in one batch.'),
   CONTENT_TYPE_UNSUPPORTED: refused(415, 'The content type is not supported', 'Send application/json.'),
@@ -196,7 +206,39 @@ export const errorTable = {
     'See the reason in GET /v1/slots and the log; an operator opens the slot again.',
   ),
   SLOT_BUSY: passing(503, 'The slot has too many waiting requests', 'Retry after the time in Retry-After.'),
+  SLOT_HAS_NO_PIN: refused(
+    400,
+    'The slot has no PIN',
+    'Send no PIN: the slot opens with the credentials of the custodian.',
+  ),
   SLOT_PIN_REQUIRED: refused(400, 'The slot is attended and needs its PIN', 'Send {"pin": "…"}.'),
+
+  // Moving keys from slot to slot.
+  MIGRATION_UNKNOWN: refused(
+    404,
+    'There is no such migration',
+    'List the migrations with GET /v1/migrations or keyslot migrate status.',
+  ),
+  MIGRATION_IMPOSSIBLE: refused(
+    409,
+    'The keys cannot be moved between these slots',
+    'Nothing was started. See the reasons with keyslot migrate plan and remove what is named.',
+  ),
+  MIGRATION_RUNNING: passing(
+    409,
+    'A migration is at work on this',
+    'Wait for the end of what is running, or finish or roll back the migration that is named.',
+  ),
+  MIGRATION_STATE: refused(
+    409,
+    'The migration is not in a state that allows this',
+    'See what was done with keyslot migrate status and the id of the migration.',
+  ),
+  MIGRATION_UNPROVEN: refused(
+    503,
+    'The key did not prove itself in its slot',
+    'Nothing was switched and nothing was destroyed. Examine the slot that is named, then run again or roll back.',
+  ),
 
   // The token below.
   PIN_REFUSED: refused(
@@ -235,6 +277,68 @@ export const errorTable = {
     'The token produced a signature that does not verify',
     'Nothing was released. Stop using the token and examine it: it may be faulty or hold another key.',
   ),
+  KEY_FILE_MALFORMED: refused(
+    503,
+    'A key file is not in a form that Keyslot reads',
+    'The file is truncated or was written by something else. Restore it from a backup; other keys are not affected.',
+  ),
+  KEY_FILE_TAMPERED: refused(
+    503,
+    'A key file does not open with the secret of its slot',
+    'The file was changed, or sealed with another secret. Restore it from a backup; other keys are not affected.',
+  ),
+  KEY_FILE_FOREIGN: refused(
+    503,
+    'A key file belongs to another key or slot',
+    'Somebody moved or swapped files. Put the right file back; other keys are not affected.',
+  ),
+  KEY_FILE_UNSAFE: refused(
+    503,
+    'A key file or its folder can be read or replaced by others',
+    'Make the files mode 0600 in a folder of mode 0700, owned by the user that runs Keyslot, without symbolic links.',
+  ),
+  KEY_FILE_UNWRITABLE: passing(
+    503,
+    'A key file cannot be written',
+    'Check disk space and permissions of the key folder. Nothing was acknowledged that is not on the disk.',
+  ),
+  SHARES_INSUFFICIENT: refused(
+    503,
+    'Fewer than two shares of a key could be opened',
+    'Bring back the node secrets or the shares that are named; any two of the three are enough.',
+  ),
+  NODE_SECRET_MISSING: refused(
+    409,
+    'A node secret is missing',
+    'Signing needs two of the three node secrets; making or importing a key needs all three.',
+  ),
+  KMS_THROTTLED: passing(503, 'KMS is throttling', 'Retry later; ask AWS for a higher request quota.'),
+  KMS_UNAVAILABLE: passing(
+    503,
+    'KMS cannot be reached or failed',
+    'Check network, endpoint and region, and the AWS status; then retry.',
+  ),
+  KMS_DENIED: refused(
+    503,
+    'KMS refused the credentials or the permission',
+    'Check the credentials of the custodian and the key policy: the action that is named must be allowed.',
+  ),
+  KMS_KEY_UNUSABLE: refused(
+    503,
+    'The KMS key is disabled or pending deletion',
+    'Enable the KMS key, or cancel its deletion.',
+  ),
+  KMS_KEY_UNKNOWN: refused(503, 'There is no such KMS key', 'Check the key id, alias, region and account.'),
+  KMS_KEY_UNSUITABLE: refused(
+    503,
+    'The KMS key is of another kind',
+    'Signing inside KMS takes KeySpec ECC_NIST_EDWARDS25519 and KeyUsage SIGN_VERIFY; envelopes take SYMMETRIC_DEFAULT.',
+  ),
+  KMS_REPLY_WRONG: refused(
+    503,
+    'KMS answered for another key',
+    'Nothing was released. Check the endpoint: the reply names another key than was asked for.',
+  ),
   SLOT_OPEN: refused(
     409,
     'The slot is open already',
@@ -270,6 +374,10 @@ export const errorTable = {
     'Something broke inside Keyslot',
     'Report it with the requestId; the log has the cause.',
   ),
+
+  // The Solana RPC node, for the balances of wallets.
+  RPC_NOT_CONFIGURED: refused(501, 'No Solana RPC node is configured', 'Set solanaRpcUrl in keyslot.yaml.'),
+  RPC_FAILED: passing(503, 'The Solana RPC node did not answer', 'Retry; if it stays, check solanaRpcUrl.'),
 
   // Refused at start; those with 503 may also meet an operator who opens a slot.
   CONFIG_INVALID: refused(500, 'The configuration is not valid', 'Correct the setting that is named.'),

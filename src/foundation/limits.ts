@@ -14,6 +14,8 @@ export const limits = {
   pin_bytes_max: 255,
   page_items_max: 500,
   page_items_default: 100,
+  /** One answer of the wallet routes, whose clients know of no pages: with the longest labels it fits a frame. */
+  wallets_items_max: 4_000,
   /** From the last byte of a request to its answer. */
   request_ms: 30_000,
   /** How long a stop waits for what is in flight: less than the supervisor waits before it kills. */

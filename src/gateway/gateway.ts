@@ -8,6 +8,8 @@ import type { Log } from '../foundation/log.ts';
 import type { Custodian } from '../wire/custodian.ts';
 import { createOps, withHealth } from './ops.ts';
 import { createApi } from './routes.ts';
+import { withVaultTransit } from './vault-transit.ts';
+import { withWallets } from './wallets.ts';
 
 /**
  * The process that parses the network: TLS, HTTP, JSON. It holds no key and no PIN longer than a request, and
@@ -27,7 +29,11 @@ export class Gateway implements AsyncDisposable {
   /** Listens on both ports. PORT_IN_USE names the one that is taken. */
   static async start(options: GatewayOptions): Promise<Gateway> {
     const { tls, custodian, log } = options;
-    const app = createApi(custodian, log, api => withHealth(api, custodian));
+    const app = createApi(custodian, log, api => {
+      if (options.wallets) withWallets(api, { custodian, log, ...options.wallets });
+      if (options.vaultTransit) withVaultTransit(api, { custodian, log, ...options.vaultTransit });
+      return withHealth(api, custodian);
+    });
     const api = await listen(app, options.listen, {
       ...tls,
       requestCert: true,
@@ -55,6 +61,10 @@ export interface GatewayOptions {
   /** PEM texts; `ca` signs the certificates of clients. */
   readonly tls: { readonly cert: string; readonly key: string; readonly ca: string };
   readonly requireCertificate: boolean;
+  /** The wallet routes, when they are switched on; `rpcUrl` is the Solana node that is asked for balances. */
+  readonly wallets?: { readonly rpcUrl?: string | undefined } | undefined;
+  /** The calls of Vault's transit engine, when they are switched on. */
+  readonly vaultTransit?: { readonly mount: string; readonly namespace?: string | undefined } | undefined;
   readonly custodian: Custodian;
   readonly log: Log;
 }

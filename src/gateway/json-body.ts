@@ -4,14 +4,19 @@ import { KeyslotError } from '../foundation/errors.ts';
 /**
  * Reads one bounded JSON body. Written here and not taken from a middleware, because it is on the path of every
  * signature: no decompression, no charset guessing, nothing before the limit is known to hold.
- * BODY_TOO_LARGE, CONTENT_TYPE_UNSUPPORTED, BODY_NOT_JSON. No body at all reads as `{}`.
+ * BODY_TOO_LARGE, CONTENT_TYPE_UNSUPPORTED, BODY_NOT_JSON. No body at all reads as `{}`. `takesType` may take
+ * requests whose type is another one, or missing.
  */
-export async function readJson(request: IncomingMessage, bytes_max: number): Promise<unknown> {
+export async function readJson(
+  request: IncomingMessage,
+  bytes_max: number,
+  takesType: (request: IncomingMessage) => boolean = () => false,
+): Promise<unknown> {
   const declared = Number(request.headers['content-length'] ?? 0);
   if (declared > bytes_max) throw tooLarge(bytes_max);
   const body = await collect(request, bytes_max);
   if (body.length === 0) return {};
-  refuseOtherTypes(request);
+  refuseOtherTypes(request, takesType);
   try {
     return JSON.parse(body.toString('utf8'));
   } catch (cause) {
@@ -40,9 +45,10 @@ function collect(request: IncomingMessage, bytes_max: number): Promise<Buffer> {
   return promise;
 }
 
-function refuseOtherTypes(request: IncomingMessage): void {
+function refuseOtherTypes(request: IncomingMessage, takesType: (request: IncomingMessage) => boolean): void {
   const type = request.headers['content-type'] ?? '';
-  if (/^application\/json\s*(;|$)/i.test(type) && request.headers['content-encoding'] === undefined) return;
+  const taken = /^application\/json\s*(;|$)/i.test(type) || takesType(request);
+  if (taken && request.headers['content-encoding'] === undefined) return;
   throw new KeyslotError('CONTENT_TYPE_UNSUPPORTED', 'The body is not sent as plain application/json.');
 }
 

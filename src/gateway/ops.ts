@@ -23,7 +23,7 @@ export function withHealth(app: Express, custodian: Custodian): Express {
 }
 
 /** A custodian that does not answer is not ready, and that is an answer too. */
-async function readiness(custodian: Custodian): Promise<Health> {
+export async function readiness(custodian: Custodian): Promise<Health> {
   try {
     const call = { requestId: randomUUID(), signal: AbortSignal.timeout(readiness_ms) };
     return (await custodian.call('health', { input: {} }, call)).output;

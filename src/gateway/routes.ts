@@ -20,18 +20,31 @@ export function createApi(
   more: (app: Express) => Express = app => app,
 ): Express {
   const app = lean();
-  for (const [path, methods] of Object.entries(routes(custodian))) {
+  mount(app, routes(custodian));
+  return closed(more(app), log);
+}
+
+/** How callers of some routes say who they are, and of what type bodies may be besides JSON. */
+export interface Door {
+  readonly callOf: typeof callOf;
+  readonly takesType: (request: IncomingMessage) => boolean;
+}
+
+const ownDoor: Door = { callOf, takesType: () => false };
+
+/** Puts routes into an app; a method that a path does not take is METHOD_NOT_ALLOWED. */
+export function mount(app: Express, routes: Routes, door = ownDoor): void {
+  for (const [path, methods] of Object.entries(routes)) {
     const route = app.route(path);
     const allowed = Object.keys(methods).map(method => method.toUpperCase());
     for (const [method, handler] of Object.entries(methods)) {
-      route[method as Method](asHandler(handler));
+      route[method as Method](asHandler(handler, door));
     }
     route.all((_request, response) => {
       response.setHeader('Allow', allowed.join(', '));
       throw new KeyslotError('METHOD_NOT_ALLOWED', `This route takes ${allowed.join(' and ')}.`);
     });
   }
-  return closed(more(app), log);
 }
 
 /** Express with nothing on the hot path that a signature does not need. */
@@ -48,7 +61,13 @@ export function closed(app: Express, log: Log): Express {
   app.use(() => {
     throw new KeyslotError('ROUTE_UNKNOWN', 'No route has this path.');
   });
-  const problems: ErrorRequestHandler = (thrown, request, response, _next) => {
+  app.use(failures(log, answerProblem));
+  return app;
+}
+
+/** What routes throw, answered in whichever shape. */
+export function failures(log: Log, answerFailure: typeof answerProblem): ErrorRequestHandler {
+  return (thrown, request, response, _next) => {
     const error = httpError(thrown);
     const requestId = requestIds.get(request) ?? newRequestId();
     if (error.code === 'INTERNAL') log.error({ requestId, err: error }, 'a request broke');
@@ -56,21 +75,21 @@ export function closed(app: Express, log: Log): Express {
     // What is left of a body that was refused is not read: the connection ends with the answer.
     if (!request.complete && hasBody(request)) response.setHeader('Connection', 'close');
     response.setHeader('Request-Id', requestId);
-    answerProblem(response, error, requestId);
+    answerFailure(response, error, requestId);
   };
-  app.use(problems);
-  return app;
 }
 
-type Method = 'get' | 'post' | 'delete';
+type Method = 'get' | 'post' | 'put' | 'delete';
 type Handler = (exchange: Exchange) => Promise<Answer>;
-interface Answer {
+export type Routes = Readonly<Record<string, Partial<Record<Method, Handler>>>>;
+export interface Answer {
   readonly status?: number;
   readonly body: unknown;
+  readonly contentType?: string;
 }
 
 /** One request on its way: its call for the custodian, its parameters, its body when it is asked for. */
-interface Exchange {
+export interface Exchange {
   readonly call: Call;
   readonly params: Readonly<Record<string, string>>;
   readonly query: URLSearchParams;
@@ -78,14 +97,30 @@ interface Exchange {
     schema: S,
     bytes_max?: number,
   ): Promise<ReturnType<typeof parseBody<S>>>;
+  /** The body as it parses, of whatever shape. */
+  json(): Promise<unknown>;
+  header(name: string): string | undefined;
+  /** Aborted when the client has gone. */
+  gone(): AbortSignal;
 }
 
-function routes(custodian: Custodian): Record<string, Partial<Record<Method, Handler>>> {
+function routes(custodian: Custodian): Routes {
   const ask = custodian.call.bind(custodian);
   const plain = async <N extends OperationName>(reply: Promise<Reply<N>>, status = 200): Promise<Answer> => ({
     status,
     body: (await reply).output,
   });
+  /** A part of a migration: as many keys as one request has time for, and none begun for a client that has gone. */
+  const migrating =
+    (
+      operation: 'run-migration' | 'verify-migration' | 'rollback-migration' | 'destroy-copies',
+      schema: typeof bodies.migrationBatch | typeof bodies.destroyCopies,
+    ): Handler =>
+    async ({ call, params, body, gone }) => {
+      const { keys, after, max = migrationBatch_items } = await body(schema);
+      const input = { migration: params.id ?? '', keys, after, max };
+      return plain(ask(operation, { input }, { ...call, signal: gone() }));
+    };
 
   return {
     // The hot ones first: express looks through its routes in order.
@@ -128,6 +163,12 @@ function routes(custodian: Custodian): Record<string, Partial<Record<Method, Han
         using seed = seedOf(material);
         const input = { key: params.id ?? '', slot: material.slot };
         return await plain(ask('import-key', { input, bytes: [seed.use(lent)] }, call), 201);
+      },
+    },
+    '/v1/keys/:id/adopt': {
+      post: async ({ call, params, body }) => {
+        const input = { key: params.id ?? '', ...(await body(bodies.adoptKey)) };
+        return plain(ask('adopt-key', { input }, call), 201);
       },
     },
     '/v1/keys/:id': {
@@ -177,6 +218,25 @@ function routes(custodian: Custodian): Record<string, Partial<Record<Method, Han
         return { status: 201, body: { token, ...reply.output } };
       },
     },
+    '/v1/migrations/plan': {
+      post: async ({ call, body }) =>
+        plain(ask('plan-migration', { input: await body(bodies.migrationRoute) }, call)),
+    },
+    '/v1/migrations': {
+      get: async ({ call }) => plain(ask('list-migrations', { input: {} }, call)),
+      post: async ({ call, body }) =>
+        plain(ask('start-migration', { input: await body(bodies.migrationRoute) }, call), 201),
+    },
+    '/v1/migrations/:id': {
+      get: async ({ call, params, query }) => {
+        const input = { migration: params.id ?? '', ...pageOf(query) };
+        return plain(ask('show-migration', { input }, call));
+      },
+    },
+    '/v1/migrations/:id/run': { post: migrating('run-migration', bodies.migrationBatch) },
+    '/v1/migrations/:id/verify': { post: migrating('verify-migration', bodies.migrationBatch) },
+    '/v1/migrations/:id/rollback': { post: migrating('rollback-migration', bodies.migrationBatch) },
+    '/v1/migrations/:id/destroy-copies': { post: migrating('destroy-copies', bodies.destroyCopies) },
     '/v1/sessions/current': {
       delete: async ({ call }) => plain(ask('close-session', { input: {} }, call)),
     },
@@ -226,9 +286,15 @@ function missing(): never {
   throw new KeyslotError('INTERNAL', 'The custodian answered without the bytes of a signature.');
 }
 
+const migrationBatch_items = 25;
+
 function listing(query: URLSearchParams) {
+  return { ...pageOf(query, ['slot']), slot: query.get('slot') ?? undefined };
+}
+
+function pageOf(query: URLSearchParams, more: readonly string[] = []) {
   for (const name of query.keys()) {
-    if (!['slot', 'cursor', 'limit'].includes(name)) {
+    if (!['cursor', 'limit', ...more].includes(name)) {
       throw new KeyslotError(
         'QUERY_INVALID',
         `There is no query parameter ${JSON.stringify(name.slice(0, 80))}.`,
@@ -246,25 +312,36 @@ function listing(query: URLSearchParams) {
   if (cursor !== undefined && cursor.length > 63) {
     throw new KeyslotError('QUERY_INVALID', 'The parameter cursor is not one that a listing gave out.');
   }
-  return { limit, cursor, slot: query.get('slot') ?? undefined };
+  return { limit, cursor };
 }
 
 // The bytes stay valid until the Secret is disposed, which is after the call has been answered.
 const lent = (bytes: Uint8Array): Uint8Array => bytes;
 
-function asHandler(handler: Handler): RequestHandler {
+function asHandler(handler: Handler, door: Door): RequestHandler {
   return async (request, response) => {
     const requestId = newRequestId();
     requestIds.set(request, requestId);
-    const { status = 200, body } = await handler({
-      call: callOf(request, requestId),
+    const {
+      status = 200,
+      body,
+      contentType,
+    } = await handler({
+      call: door.callOf(request, requestId),
       params: request.params as Record<string, string>,
       query: queryOf(request),
       body: async (schema, bytes_max = limits.body_bytes_max) =>
-        parseBody(schema, await readJson(request, bytes_max)),
+        parseBody(schema, await readJson(request, bytes_max, door.takesType)),
+      json: () => readJson(request, limits.body_bytes_max, door.takesType),
+      header: name => request.get(name),
+      gone: () => {
+        const gone = new AbortController();
+        response.once('close', () => gone.abort());
+        return gone.signal;
+      },
     });
     response.setHeader('Request-Id', requestId);
-    answer(response as ServerResponse, status, body);
+    answer(response as ServerResponse, status, body, contentType);
   };
 }
 

@@ -88,6 +88,38 @@ export class KeyRegistry {
     return record;
   }
 
+  /**
+   * Binds an active key to another slot, in one transaction with what `also` writes: both are there, or neither.
+   * The id and the public key stay what they are; what the new custody says of the key replaces the old words.
+   * A key that is not active, or another public key, is a RangeError: whoever moves keys has looked before.
+   */
+  move(info: KeyInfo, slot: SlotId, also: () => void): KeyRecord {
+    const { attributes: _left, ...held } = this.#activeAs(info);
+    const { custody, exportable, attributes } = info;
+    this.#store.transaction(() => {
+      this.#store.run(
+        'UPDATE keys SET slot = ?, custody = ?, exportable = ?, attributes = ? WHERE id = ?',
+        slot,
+        custody,
+        exportable ? 1 : 0,
+        attributes ? JSON.stringify(attributes) : null,
+        info.id,
+      );
+      also();
+    });
+    const record: KeyRecord = { ...held, slot, custody, exportable, ...(attributes ? { attributes } : {}) };
+    this.#records.set(info.id, record);
+    return record;
+  }
+
+  #activeAs(info: KeyInfo): KeyRecord {
+    const record = this.#records.get(info.id);
+    if (record?.state === 'active' && record.publicKey?.every((byte, at) => byte === info.publicKey[at])) {
+      return record;
+    }
+    throw new RangeError(`The key ${info.id} is not active with this public key.`);
+  }
+
   /** The custody did not make the key. A record that is not pending stays as it is. */
   abandon(id: KeyId): void {
     if (this.#records.get(id)?.state !== 'pending') return;

@@ -29,6 +29,19 @@ export class Store implements Disposable {
     guarded(() => this.#database.prepare(sql).run(...values));
   }
 
+  /** What the work writes is there as a whole afterwards, or not at all. The work is synchronous and never nested. */
+  transaction<T>(work: () => T): T {
+    guarded(() => this.#database.exec('BEGIN IMMEDIATE'));
+    try {
+      const result = work();
+      guarded(() => this.#database.exec('COMMIT'));
+      return result;
+    } catch (thrown) {
+      if (this.#database.isTransaction) guarded(() => this.#database.exec('ROLLBACK'));
+      throw thrown;
+    }
+  }
+
   [Symbol.dispose](): void {
     if (this.#database.isOpen) this.#database.close();
   }
@@ -78,6 +91,33 @@ const migrations: readonly string[] = [
      salt BLOB NOT NULL,
      digest BLOB NOT NULL,
      at TEXT NOT NULL
+   ) STRICT`,
+  `CREATE TABLE migrations (
+     id TEXT PRIMARY KEY,
+     source TEXT NOT NULL,
+     target TEXT NOT NULL,
+     created_at TEXT NOT NULL,
+     created_by TEXT NOT NULL
+   ) STRICT;
+   CREATE TABLE migration_keys (
+     migration TEXT NOT NULL REFERENCES migrations (id),
+     key TEXT NOT NULL,
+     public_key BLOB NOT NULL,
+     step TEXT NOT NULL CHECK (step IN
+       ('planned', 'imported', 'proven', 'switched', 'kept', 'destroyed', 'rolled-back', 'cleared')),
+     custody_before TEXT NOT NULL,
+     custody_after TEXT,
+     times TEXT NOT NULL,
+     proof TEXT,
+     error TEXT,
+     PRIMARY KEY (migration, key)
+   ) STRICT;
+   CREATE INDEX migration_keys_by_key ON migration_keys (key);
+   CREATE UNIQUE INDEX migration_keys_unsettled ON migration_keys (key)
+     WHERE step IN ('planned', 'imported', 'proven')`,
+  `CREATE TABLE wallets (
+     id TEXT PRIMARY KEY,
+     label TEXT NOT NULL
    ) STRICT`,
 ];
 

@@ -1,5 +1,14 @@
 import { z } from 'zod';
-import { health, keyView, sessionView, slotView } from './views.ts';
+import {
+  health,
+  keyView,
+  migrationKeyView,
+  migrationPlanView,
+  migrationView,
+  sessionView,
+  slotView,
+  walletView,
+} from './views.ts';
 
 /**
  * The boundary between the process that parses the network and the process that holds the keys.
@@ -43,9 +52,26 @@ export interface Reply<N extends OperationName> {
 const nothing = z.strictObject({});
 // Ids are checked where they are used, so that a wrong one answers with its own code.
 const id = z.string();
+const walletLabel = z.string().min(1).max(128);
 const signedMessage = z.object({ kind: z.enum(['bytes', 'offchain']) });
 const signedTransaction = z.object({ version: z.enum(['legacy', 'v0', 'v1']) });
 const signedBy = z.object({ publicKey: z.string(), custody: z.string() });
+
+const someKeys = z.array(id).min(1).optional();
+const route = z.strictObject({ from: id, to: id, keys: someKeys });
+/** All keys of a migration or those that are named, behind a cursor, at most so many. */
+const batch = z.strictObject({
+  migration: id,
+  keys: someKeys,
+  after: z.string().max(200).optional(),
+  max: z.int(),
+});
+const batchDone = z.object({
+  migration: migrationView,
+  keys: z.array(migrationKeyView),
+  /** The cursor to go on behind; absent when every key has had its turn. */
+  next: z.string().optional(),
+});
 
 const operation = <I extends z.ZodType, O extends z.ZodType>(
   input: I,
@@ -79,6 +105,12 @@ export const operations = {
   'generate-key': operation(z.strictObject({ key: id, slot: id }), keyView, once),
   /** bytes: the 32-byte seed. */
   'import-key': operation(z.strictObject({ key: id, slot: id }), keyView, once),
+  /** `reference` names the key in the custody's own words; without it, it is the slot's key of this id. */
+  'adopt-key': operation(
+    z.strictObject({ key: id, slot: id, reference: z.string().min(1).max(2_048).optional() }),
+    keyView,
+    once,
+  ),
   /** bytes: the message. Answer bytes: the signature. */
   'sign-message': operation(z.strictObject({ key: id }), signedBy.extend(signedMessage.shape), repeatable),
   /** bytes: the wire transaction. Answer bytes: the signature, the signed wire transaction. */
@@ -100,8 +132,51 @@ export const operations = {
     }),
     repeatable,
   ),
+  /**
+   * bytes: one byte string an item, each signed as what it is: a message of a transaction, or any other. Answer: a
+   * result an item, in the same order; the bytes are the signatures of the signed ones.
+   */
+  'sign-bytes': operation(
+    z.strictObject({ key: id }),
+    signedBy.extend({
+      results: z.array(
+        z.union([
+          z.object({ kind: z.enum(['bytes', 'offchain', 'transaction']) }),
+          z.object({ code: z.string(), detail: z.string() }),
+        ]),
+      ),
+    }),
+    repeatable,
+  ),
   /** bytes: the message, the signature. */
   verify: operation(z.strictObject({ key: id }), z.object({ valid: z.boolean() }), repeatable),
+  /** Generates a key under a new UUID in the slot that is configured for it. */
+  'create-wallet': operation(z.strictObject({ label: walletLabel.optional() }), walletView, once),
+  /** By age. `cursor` is the id of the last wallet of the answer before. */
+  'list-wallets': operation(
+    z.strictObject({ publicKey: z.string().max(64).optional(), cursor: z.string().max(63).optional() }),
+    z.object({ wallets: z.array(walletView), next: z.string().optional() }),
+    repeatable,
+  ),
+  'show-wallet': operation(z.strictObject({ key: id }), walletView, repeatable),
+  'plan-migration': operation(route, migrationPlanView, repeatable),
+  'start-migration': operation(route, migrationView.extend({ leftOut: migrationPlanView.shape.keys }), once),
+  'list-migrations': operation(nothing, z.object({ migrations: z.array(migrationView) }), repeatable),
+  'show-migration': operation(
+    z.strictObject({ migration: id, cursor: z.string().max(200).optional(), limit: z.int() }),
+    batchDone,
+    repeatable,
+  ),
+  'run-migration': operation(batch, batchDone, once),
+  'verify-migration': operation(batch, batchDone, once),
+  'rollback-migration': operation(batch, batchDone, once),
+  'destroy-copies': operation(batch, batchDone, once),
+  /** bytes: the secret id. Answer bytes: the token, as text; it is a credential until the lease is over. */
+  login: operation(
+    z.strictObject({ roleId: z.string().max(128) }),
+    z.object({ identity: z.string(), lease_s: z.number() }),
+    once,
+  ),
   health: operation(nothing, health, repeatable),
 } as const;
 

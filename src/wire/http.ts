@@ -9,6 +9,12 @@ import { Secret } from '../foundation/secret.ts';
 /** The request bodies of the HTTP API, and their parsers: unknown fields are refused, every failure has its code. */
 
 const base64 = z.string();
+const keys = z.array(z.string()).min(1).optional();
+const migrationBatch = {
+  keys,
+  after: z.string().max(63).optional(),
+  max: z.int().min(1).max(limits.batch_items_max).optional(),
+};
 
 export const bodies = {
   openSlot: z.strictObject({ pin: z.string().min(1).max(limits.pin_bytes_max).optional() }),
@@ -21,12 +27,18 @@ export const bodies = {
     /** The 64 bytes of a Solana key file: its array of numbers, or base58. */
     secretKey: z.union([z.string(), z.array(z.int().min(0).max(255))]).optional(),
   }),
+  /** `reference`: a KMS key by id, ARN or alias. */
+  adoptKey: z.strictObject({ slot: z.string(), reference: z.string().min(1).max(2_048).optional() }),
   signMessage: z.strictObject({ message: base64 }),
   signTransaction: z.strictObject({ transaction: base64 }),
   signBatch: z.strictObject({
     items: z.array(z.union([z.strictObject({ message: base64 }), z.strictObject({ transaction: base64 })])),
   }),
   verify: z.strictObject({ message: base64, signature: z.string() }),
+  migrationRoute: z.strictObject({ from: z.string(), to: z.string(), keys }),
+  migrationBatch: z.strictObject(migrationBatch),
+  /** What cannot be undone is said twice. */
+  destroyCopies: z.strictObject({ ...migrationBatch, confirm: z.literal(true) }),
   nothing: z.strictObject({}),
 } as const;
 

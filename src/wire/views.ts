@@ -10,6 +10,7 @@ const custodyLabel = z.enum([
   'threshold',
   'shamir-envelope',
   'simulated-hsm',
+  'simulated-kms',
   'encrypted-file',
   'memory',
 ]);
@@ -17,8 +18,14 @@ const custodyLabel = z.enum([
 export const slotState = z.enum(['locked', 'open', 'degraded', 'failed', 'latched']);
 export const accessMode = z.enum(['session', 'identity', 'both']);
 
-/** A difference between the registry and the token, found when the slot was opened. Never repaired silently. */
-const keyFinding = z.object({ key: z.string(), problem: z.enum(['missing', 'unknown', 'mismatch']) });
+/**
+ * A difference between the registry and the token, found when the slot was opened. Never repaired silently.
+ * `kept-copy` is none that anybody has to look into: a migration left the key here on purpose.
+ */
+const keyFinding = z.object({
+  key: z.string(),
+  problem: z.enum(['missing', 'damaged', 'unknown', 'mismatch', 'kept-copy']),
+});
 
 export const slotView = z.object({
   id: z.string(),
@@ -49,6 +56,22 @@ export const keyView = z.object({
   attributes: z.record(z.string(), z.boolean()).optional(),
 });
 
+/** A key whose id is a UUID, as the wallet routes show it. */
+export const walletView = z.object({
+  id: z.string(),
+  publicKey: z.string(),
+  custody: custodyLabel,
+  /** Where the key is in the words of the agentic-wallet page. */
+  keyProvenance: z.object({
+    backend: z.enum(['encrypted-file', 'memory', 'kms', 'hsm', 'mpc']),
+    custody: z.enum(['local', 'external']),
+    deterministicAddressing: z.literal(false),
+  }),
+  status: z.enum(['active', 'disabled']),
+  createdAt: z.string(),
+  label: z.string().optional(),
+});
+
 export const sessionView = z.object({
   slot: z.string(),
   expiresAt: z.string(),
@@ -57,12 +80,87 @@ export const sessionView = z.object({
 
 export const health = z.object({
   ready: z.boolean(),
-  checks: z.array(z.object({ id: z.string(), ok: z.boolean(), state: z.string() })),
+  /** `custody`: what the keys of the slot are behind, said here too because a simulation must not look like an HSM. */
+  checks: z.array(
+    z.object({ id: z.string(), ok: z.boolean(), state: z.string(), custody: custodyLabel.optional() }),
+  ),
 });
 
+const reason = z.object({ code: z.string(), detail: z.string() });
+
+/** What of a migration is possible, key by key; making it changed nothing. */
+export const migrationPlanView = z.object({
+  from: z.string(),
+  to: z.string(),
+  possible: z.int(),
+  impossible: z.int(),
+  /** Why no key at all can go this way. */
+  obstacle: reason.optional(),
+  /** What callers would notice of it: other access, or no grant of the target. */
+  notes: z.array(z.string()),
+  /** The impossible ones first, and no more than a page; the counts are of all. */
+  keys: z.array(
+    z.object({
+      key: z.string(),
+      publicKey: z.string().optional(),
+      possible: z.boolean(),
+      reason: reason.optional(),
+    }),
+  ),
+});
+
+const migrationStep = z.enum([
+  'planned',
+  'imported',
+  'proven',
+  'switched',
+  'kept',
+  'destroyed',
+  'rolled-back',
+  'cleared',
+]);
+
+export const migrationView = z.object({
+  id: z.string(),
+  from: z.string(),
+  to: z.string(),
+  createdAt: z.string(),
+  createdBy: z.string(),
+  /** `unfinished`: there are keys that are not moved yet. */
+  state: z.enum(['unfinished', 'finished']),
+  /** How many keys stand at which step. */
+  counts: z.record(migrationStep, z.int()),
+  /** Keys whose last attempt failed. */
+  failed: z.int(),
+});
+
+export const migrationKeyView = z.object({
+  key: z.string(),
+  publicKey: z.string(),
+  step: migrationStep,
+  custodyBefore: custodyLabel,
+  custodyAfter: custodyLabel.optional(),
+  times: z.record(z.string(), z.string()),
+  /** The last challenge that the key signed for this migration; anybody can check it with the public key. */
+  proof: z
+    .object({
+      slot: z.string(),
+      at: z.string(),
+      challenge: z.string(),
+      challengeSha256: z.string(),
+      signature: z.string(),
+    })
+    .optional(),
+  error: reason.optional(),
+});
+
+export type MigrationPlanView = z.infer<typeof migrationPlanView>;
+export type MigrationView = z.infer<typeof migrationView>;
+export type MigrationKeyView = z.infer<typeof migrationKeyView>;
 export type SlotView = z.infer<typeof slotView>;
 export type SlotState = z.infer<typeof slotState>;
 export type AccessMode = z.infer<typeof accessMode>;
 export type KeyView = z.infer<typeof keyView>;
+export type WalletView = z.infer<typeof walletView>;
 export type SessionView = z.infer<typeof sessionView>;
 export type Health = z.infer<typeof health>;

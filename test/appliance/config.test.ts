@@ -187,6 +187,57 @@ describe('a refusal names the setting', () => {
   });
 });
 
+describe('tokens and role ids for clients of Vault', () => {
+  const named = { roles: ['signer'], slots: '*' };
+  const token = { ...named, name: 'token', token: { env: 'TOKEN' } };
+  const robot = { ...named, name: 'robot', appRole: { roleId: 'robot', secretId: { env: 'SECRET' } } };
+  const facade = { vaultTransit: true };
+
+  it('are allowed in production by the facade that they are for', () => {
+    settings.identities.push(token, robot);
+    expect(read({ ...settings, facade }).facade).toEqual({
+      vaultTransit: true,
+      mount: 'transit',
+      lease_s: 3_600,
+    });
+    expect(refusal({ ...settings, facade: {} }).code).toBe('CONFIG_INVALID');
+  });
+
+  it('are refused without it, and role ids in development too', () => {
+    settings.identities.push(robot);
+    expect(refusal().message).toContain('identities.robot.appRole');
+    expect(refusal({ ...settings, profile: 'development' }).message).toContain('identities.robot.appRole');
+  });
+
+  it('sign and do not operate, in production', () => {
+    settings.identities.push({ ...token, roles: ['signer', 'operator'] });
+    expect(refusal({ ...settings, facade }).message).toContain('identities.token.roles');
+    expect(read({ ...settings, facade, profile: 'development' }).identities).toHaveLength(2);
+  });
+
+  it('stay on loopback in development', () => {
+    settings.identities.push(robot);
+    const open = { ...settings, facade, profile: 'development', listen: { host: '0.0.0.0' } };
+    expect(refusal(open).message).toContain('loopback');
+  });
+
+  it('have each a role id of their own', () => {
+    settings.identities.push(robot, { ...robot, name: 'other' });
+    expect(refusal({ ...settings, facade }).message).toContain('role id robot');
+  });
+
+  it.each(['', '/transit', 'transit/', 'a//b', '../x', 'Transit', 'a b', 'keys', 'sys/x', 'auth', ':key'])(
+    'are not served at the mount %j',
+    mount => {
+      expect(refusal({ ...settings, facade: { ...facade, mount } }).message).toContain('facade.mount');
+    },
+  );
+
+  it.each(['transit', 'team-1/solana_keys', 'secret'])('are served at the mount %j', mount => {
+    expect(read({ ...settings, facade: { ...facade, mount } }).facade.mount).toBe(mount);
+  });
+});
+
 describe('what is allowed by name', () => {
   it('is software keys in production', () => {
     settings.slots.push({ id: 'soft', engine: 'memory', pin: { attended: true } });

@@ -34,6 +34,8 @@ export interface EngineLab {
   };
   /** Whether keys outlive the engine. */
   readonly persistent: boolean;
+  /** The largest message that it signs, when that is not the 16,000 bytes of the contract. */
+  readonly message_bytes_max?: number;
   /** A fresh, empty slot. Called once for an exam. */
   start(): Promise<EngineUnderTest>;
 }
@@ -42,9 +44,10 @@ export interface EngineLab {
 export interface EngineUnderTest extends AsyncDisposable {
   readonly engine: Engine;
   readonly slot: SlotId;
-  /** A fresh copy, which the exam disposes. */
+  /** A fresh copy, which the exam disposes. Empty where the slot has no PIN. */
   pin(): Secret;
-  wrongPin(): Secret;
+  /** Absent where the slot has no PIN. */
+  readonly wrongPin?: () => Secret;
   /** Disposes the engine and starts another over the same durable state, if it has one. */
   restart(): Promise<EngineUnderTest>;
 }
@@ -91,7 +94,8 @@ function examineSlot(exam: Exam): void {
       expect(['string', 'number', 'boolean']).toContain(typeof value);
     }
     using pin = exam.under.pin();
-    expect(pin.useText(text => JSON.stringify(description).includes(text))).toBe(false);
+    const shows = (text: string) => text !== '' && JSON.stringify(description).includes(text);
+    expect(pin.useText(shows)).toBe(false);
   });
 
   it('opens into a session with exactly the declared powers', async () => {
@@ -108,7 +112,7 @@ function examineSlot(exam: Exam): void {
   it('leaves the PIN with the caller, who may wipe it while the session lives', async () => {
     const pin = exam.under.pin();
     await using session = await (await exam.slot()).open(pin);
-    expect(pin.length).toBeGreaterThan(0);
+    expect(pin.length > 0).toBe(exam.under.wrongPin !== undefined);
     pin[Symbol.dispose]();
     await expectWorks(await session.signer((await exam.make(session, 'wiped-pin')).id));
   });
@@ -124,8 +128,14 @@ function examineSlot(exam: Exam): void {
     await (await exam.open())[Symbol.asyncDispose]();
   });
 
-  it('refuses a wrong PIN, and opens with the right one afterwards', async () => {
+  it('refuses a wrong PIN, or opens with an empty one when it has none', async () => {
     await (await exam.open())[Symbol.asyncDispose](); // some custody learns its PIN at the first opening
+    if (exam.under.wrongPin === undefined) {
+      using empty = Secret.fromText('');
+      await using opened = await (await exam.slot()).open(empty);
+      await expectWorks(await opened.signer((await exam.make(opened, 'no-pin')).id));
+      return;
+    }
     using wrong = exam.under.wrongPin();
     const slot = await exam.slot();
     expect(await refusal(slot.open(wrong))).toBe('PIN_REFUSED');
@@ -276,10 +286,11 @@ function examineSigning(exam: Exam): void {
     await expectWorks(signer);
   });
 
-  it('signs 16,000 bytes and refuses one more', async () => {
-    const message = randomBytes(16_001);
+  const message_bytes_max = exam.lab.message_bytes_max ?? 16_000;
+  it(`signs ${message_bytes_max.toLocaleString('en')} bytes and refuses one more`, async () => {
+    const message = randomBytes(message_bytes_max + 1);
     expect(await refusal(signer.sign(message))).toBe('MESSAGE_TOO_LARGE');
-    const largest = message.subarray(0, 16_000);
+    const largest = message.subarray(0, message_bytes_max);
     expect(verifies(signer.key, largest, await signer.sign(largest))).toBe(true);
   });
 
@@ -342,7 +353,7 @@ function examineSigning(exam: Exam): void {
       return publicKey === undefined || !verify(null, message, publicKey, signed);
     });
     expect(wrong).toEqual([]);
-  });
+  }, 240_000); // some engines send each of them over a socket
 }
 
 function examineAborts(exam: Exam): void {

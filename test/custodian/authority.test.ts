@@ -1,10 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { roleOf } from '../../src/custodian/authority.ts';
+import { type Engine, generates } from '../../src/custody/engine.ts';
+import { keyId, slotId } from '../../src/custody/ids.ts';
+import { createMemoryEngine } from '../../src/engines/memory/index.ts';
 import { isKeyslotError } from '../../src/foundation/errors.ts';
 import { type OperationName, operations, type Request } from '../../src/wire/custodian.ts';
 import { plain, wireBytes } from '../solana/compiled.ts';
 import { Device, pinText } from './device.ts';
-import { Lab, people, type Rest, refusal, sha256, text, type Who } from './lab.ts';
+import { Lab, people, type Rest, refusal, robot, sha256, text, type Who } from './lab.ts';
 
 /** The slot and the key that a request names: real ones, or such as do not exist. */
 interface Target {
@@ -16,6 +19,8 @@ const real: Target = { slot: 'main', key: 'wallet' };
 const imaginary: Target = { slot: 'nowhere', key: 'nothing' };
 const names = Object.keys(operations) as OperationName[];
 let made = 0;
+/** In the slot from the beginning, and not in the registry. As many as there are requests at most, so each is new. */
+const unknownKeys = Array.from({ length: 400 }, (_, at) => `unknown-${at}`);
 
 /** A request that succeeds for whoever may make it. */
 function requestOf(name: OperationName, { slot, key }: Target): Request<OperationName> {
@@ -31,22 +36,46 @@ function requestOf(name: OperationName, { slot, key }: Target): Request<Operatio
     'list-keys': { input: { limit: 10 } },
     'show-key': { input: { key } },
     'generate-key': { input: { key: `made-${made}`, slot } },
+    'adopt-key': { input: { key: unknownKeys[made % unknownKeys.length] ?? '', slot } },
     'import-key': { input: { key: `made-${made}`, slot }, bytes: [new Uint8Array(32).fill(made)] },
     'sign-message': { input: { key }, bytes: [text('a message')] },
     'sign-transaction': { input: { key }, bytes: [wireBytes(plain)] },
     'sign-batch': { input: { key, items: ['message'] }, bytes: [text('a message')] },
+    'sign-bytes': { input: { key }, bytes: [text('a message')] },
     verify: { input: { key }, bytes: [text('a message'), new Uint8Array(64)] },
+    'create-wallet': { input: { label: 'a label' } },
+    'list-wallets': { input: {} },
+    'show-wallet': { input: { key } },
+    'plan-migration': { input: { from: 'from', to: 'to' } },
+    'start-migration': { input: { from: 'from', to: 'to' } },
+    'list-migrations': { input: {} },
+    'show-migration': { input: { migration, limit: 10 } },
+    'run-migration': { input: { migration, max: 10 } },
+    'verify-migration': { input: { migration, max: 10 } },
+    'rollback-migration': { input: { migration, max: 10 } },
+    'destroy-copies': { input: { migration, max: 10 } },
+    login: { input: { roleId: robot.roleId }, bytes: [text(robot.secretId)] },
     health: { input: {} },
   };
   return inputs[name];
 }
 
 let device: Device;
+let places: readonly Engine[];
 let lab: Lab;
+/** The migration that a request names: one of which `perform` has made sure that it may be asked for anything. */
+let migration = 'm-0000000000';
 
 beforeAll(async () => {
   device = await Device.make();
-  lab = await Lab.open({ slot: device.slot });
+  await device.behind(async session => {
+    if (!generates(session)) throw new TypeError('The device makes no keys.');
+    for (const key of unknownKeys) await session.generate(keyId(key));
+  });
+  places = ['from', 'to'].map(id => createMemoryEngine(slotId(id)));
+  const slots = [device.slot, ...(await Promise.all(places.map(place => place.slots()))).flat()];
+  lab = await Lab.start(...slots.map(slot => ({ slot, source: () => pinText })));
+  await lab.custodian.openUnattended();
   await lab.ask(
     'operator',
     'import-key',
@@ -58,9 +87,22 @@ beforeAll(async () => {
 afterAll(async () => {
   await lab[Symbol.asyncDispose]();
   await device[Symbol.asyncDispose]();
+  for (const place of places) await place[Symbol.asyncDispose]();
 });
 
+/** A key that can still be moved, and a migration of another one that has been. */
+async function prepareMigration(): Promise<void> {
+  made += 1;
+  const [movable, moved] = [`movable-${made}`, `moved-${made}`];
+  for (const key of [movable, moved]) await lab.ask('operator', 'generate-key', { key, slot: 'from' });
+  const route = { from: 'from', to: 'to', keys: [moved] };
+  const { output } = await lab.ask('operator', 'start-migration', route);
+  migration = output.id;
+  await lab.ask('operator', 'run-migration', { migration, max: 1 });
+}
+
 async function perform(who: Who | 'nobody', name: OperationName, target: Target = real): Promise<unknown> {
+  if (/migration|copies/.test(name)) await prepareMigration();
   const { input, bytes } = requestOf(name, target);
   const session =
     name === 'close-session' && mayUse(who, 'open-session') ? await lab.session(who as Who) : undefined;
@@ -92,10 +134,10 @@ describe('the roles', () => {
     });
 
     it(`of ${name}: a credential of nobody ${role === 'nobody' ? 'is not asked for' : 'is CREDENTIAL_UNKNOWN'}`, async () => {
-      const { input, bytes = [] } = requestOf(name, real);
       const digest = sha256('token of operator');
       const strangers = [{ token: sha256('another token') }, { certificate: digest }];
       for (const credential of strangers) {
+        const { input, bytes = [] } = requestOf(name, real); // anew: the custodian wipes what is secret
         const call = lab.custodian.call(name, { input, bytes }, { requestId: 'lab', credential });
         expect(await refusal(call)).toBe(role === 'nobody' ? 'none' : 'CREDENTIAL_UNKNOWN');
       }
@@ -114,10 +156,14 @@ describe('the roles', () => {
 describe('an identity without a grant of the slot', () => {
   const bySlot = names.filter(name => 'slot' in requestOf(name, real).input);
   const byKey = names.filter(name => 'key' in requestOf(name, real).input && !bySlot.includes(name));
+  const byMigration = names.filter(name => 'migration' in requestOf(name, real).input);
 
   it('is asked for by every operation that names a slot or a key', () => {
-    const others = names.filter(name => !bySlot.includes(name) && !byKey.includes(name));
-    expect(others.toSorted()).toEqual(['close-session', 'health', 'list-keys', 'list-slots']);
+    const others = names.filter(name => ![...bySlot, ...byKey, ...byMigration].includes(name));
+    const expected = ['close-session', 'create-wallet', 'health', 'list-keys', 'list-slots', 'list-wallets'];
+    expected.push('login');
+    expected.push('list-migrations', 'plan-migration', 'start-migration');
+    expect(others.toSorted()).toEqual(expected.toSorted());
   });
 
   it.each(bySlot)('sees no difference in %s between this slot and one that does not exist', async name => {
@@ -132,15 +178,32 @@ describe('an identity without a grant of the slot', () => {
     expect(nowhere).toEqual(there);
   });
 
+  it.each(byMigration)(
+    'sees no difference in %s between a migration and one that does not exist',
+    async name => {
+      expect(await refusal(perform('ungranted', name))).toBe('MIGRATION_UNKNOWN');
+      migration = 'm-0000000000';
+      const { input } = requestOf(name, real);
+      expect(await refusal(lab.ask('ungranted', name, input))).toBe('MIGRATION_UNKNOWN');
+    },
+  );
+
+  it.each(['plan-migration', 'start-migration'] as const)('does not know the slots in %s', async name => {
+    expect(await refusal(perform('ungranted', name))).toBe('SLOT_UNKNOWN');
+  });
+
   it('finds no slot and no key in the lists', async () => {
     expect((await lab.ask('ungranted', 'list-slots', {})).output).toEqual({ slots: [] });
     expect((await lab.ask('ungranted', 'list-keys', { limit: 500 })).output).toEqual({ keys: [] });
+    expect((await lab.ask('ungranted', 'list-wallets', {})).output).toEqual({ wallets: [] });
+    expect((await lab.ask('ungranted', 'list-migrations', {})).output).toEqual({ migrations: [] });
     expect(await refusal(lab.ask('ungranted', 'list-keys', { limit: 5, slot: 'main' }))).toBe('SLOT_UNKNOWN');
   });
 
   it('changed nothing by trying', async () => {
     const before = (await lab.ask('operator', 'list-keys', { limit: 500 })).output.keys.length;
-    for (const name of names) await perform('ungranted', name).catch(() => undefined);
+    const tried = names.filter(name => !/migration|copies/.test(name)); // those make keys of their own first
+    for (const name of tried) await perform('ungranted', name).catch(() => undefined);
     expect((await lab.ask('operator', 'list-keys', { limit: 500 })).output.keys).toHaveLength(before);
     expect(await lab.state()).toBe('open');
   });

@@ -43,6 +43,24 @@ describe('the access of a slot', () => {
     expect(await refusal(lab.session('operator'))).toBe('PERMISSION_DENIED');
   });
 
+  it('`session` shows the keys of the slot to whoever is in, as long as the session lives', async () => {
+    await start('session');
+    const show = (session?: string) =>
+      lab.ask('ungranted', 'show-key', { key: 'wallet' }, session ? { session } : {});
+    const listed = async (session?: string) =>
+      (await lab.ask('ungranted', 'list-keys', { limit: 10 }, session ? { session } : {})).output.keys.length;
+    expect(await refusal(show())).toBe('KEY_UNKNOWN');
+    expect(await listed()).toBe(0);
+    const session = await lab.session('ungranted');
+    expect((await show(session)).output.id).toBe('wallet');
+    expect(await listed(session)).toBe(1);
+    const elsewhere = await lab.session('ungranted', 'spare');
+    expect(await refusal(show(elsewhere))).toBe('KEY_UNKNOWN');
+    expect(await refusal(show(await lab.session('signer')))).toBe('KEY_UNKNOWN'); // another identity's
+    await close(session, 'ungranted');
+    expect(await refusal(show(session))).toBe('KEY_UNKNOWN');
+  });
+
   it('`identity` lets a grant sign, with a session or without', async () => {
     await start('identity');
     expect(await refusal(sign())).toBe('none');

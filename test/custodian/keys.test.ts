@@ -1,4 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { generates } from '../../src/custody/engine.ts';
+import { keyId, signature } from '../../src/custody/ids.ts';
 import { publicKeyFromSeed } from '../../src/foundation/ed25519.ts';
 import { KeyslotError } from '../../src/foundation/errors.ts';
 import { Device, Gate, pinText } from './device.ts';
@@ -138,5 +140,47 @@ describe('making a key', () => {
     expect(await refusal(generate('wallet'))).toBe('POWER_MISSING');
     expect(await refusal(importKey('wallet', new Uint8Array(32)))).toBe('POWER_MISSING');
     expect(rows()).toEqual([]);
+  });
+});
+
+describe('adopting a key', () => {
+  const adopt = (key: string, reference?: string) =>
+    lab.ask('operator', 'adopt-key', { key, slot: 'main', ...(reference ? { reference } : {}) });
+  const leaveBehind = async (key: string) => {
+    await lab.ask('operator', 'lock-slot', { slot: 'main' });
+    await device.behind(async session => {
+      if (!generates(session)) throw new TypeError('The device makes no keys.');
+      await session.generate(keyId(key));
+    });
+    await lab.ask('operator', 'open-slot', { slot: 'main' });
+  };
+
+  it('takes in what the slot holds and the registry does not know, and it signs', async () => {
+    await leaveBehind('stranger');
+    expect((await adopt('stranger')).output).toMatchObject({ id: 'stranger', origin: 'imported' });
+    const signed = await lab.ask(
+      'signer',
+      'sign-message',
+      { key: 'stranger' },
+      { bytes: [text('a message')] },
+    );
+    expect(signed.bytes?.[0]).toHaveLength(64);
+    expect(await refusal(adopt('stranger'))).toBe('KEY_EXISTS');
+  });
+
+  it('is refused for a key that the slot does not hold, and the id stays free', async () => {
+    expect(await refusal(adopt('nobody'))).toBe('KEY_UNKNOWN');
+    expect((await generate('nobody')).output.id).toBe('nobody');
+  });
+
+  it('is refused for a key that does not sign as its public key', async () => {
+    await leaveBehind('impostor');
+    device.onSign = async () => signature(new Uint8Array(64));
+    expect(await refusal(adopt('impostor'))).toBe('KEY_UNVERIFIED');
+    expect(await refusal(lab.ask('operator', 'show-key', { key: 'impostor' }))).toBe('KEY_UNKNOWN');
+  });
+
+  it('is refused with a reference where the custody has no names of its own', async () => {
+    expect(await refusal(adopt('elsewhere', 'alias/elsewhere'))).toBe('POWER_MISSING');
   });
 });

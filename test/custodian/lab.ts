@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { AdoptionSource } from '../../src/custodian/adoption.ts';
 import { LocalCustodian } from '../../src/custodian/custodian.ts';
 import type { Identity, Role } from '../../src/custodian/identities.ts';
 import type { SlotSetting } from '../../src/custodian/slot-keeper.ts';
@@ -43,6 +44,9 @@ const identity = (name: string, roles: readonly Role[], slots: Identity['slots']
   credential: { token: sha256(`token of ${name}`) },
 });
 
+/** What the identity `robot` logs in with. */
+export const robot = { roleId: 'role-of-robot', secretId: 'secret-id-of-robot' } as const;
+
 /** Everybody whom the configuration of a lab names. */
 export const people = {
   operator: identity('operator', ['operator'], '*'),
@@ -54,6 +58,13 @@ export const people = {
   ungranted: identity('ungranted', ['operator', 'signer'], []),
   /** Every role, and the slot `main` alone. */
   mainOnly: identity('mainOnly', ['operator', 'signer'], [slotId('main')]),
+  /** Has no credential before it has logged in. */
+  robot: {
+    name: 'robot',
+    roles: ['signer'],
+    slots: '*',
+    appRole: { roleId: robot.roleId, secretId: sha256(robot.secretId) },
+  } satisfies Identity as Identity,
 } as const;
 
 export type Who = keyof typeof people;
@@ -63,6 +74,8 @@ export interface LabSlot {
   readonly access?: AccessMode;
   /** The text of the configured source; absent for an attended slot. */
   readonly source?: () => string | Promise<string>;
+  /** Wallets are made in the first slot, and taken in there. */
+  readonly adoption?: AdoptionSource;
 }
 
 export const idle_ms = 60_000;
@@ -137,11 +150,13 @@ export class Lab implements AsyncDisposable {
 
   async #start(): Promise<void> {
     const store = new Store(this.storeFile);
+    const [first] = this.#slots;
     const custodian = await LocalCustodian.create({
       store,
       slots: this.#slots.map(slotSetting),
       identities: Object.values(people),
       sessions: { idle_ms, absolute_ms },
+      wallets: first && { slot: first.slot.id, adoption: first.adoption },
       log: silentLog,
       clock: this.clock,
     });

@@ -183,8 +183,8 @@ describe('a slot that cannot be opened', () => {
     expect(output).toEqual({
       ready: false,
       checks: [
-        { id: 'slot/main', ok: false, state: 'latched' },
-        { id: 'slot/spare', ok: true, state: 'open' },
+        { id: 'slot/main', ok: false, state: 'latched', custody: 'memory' },
+        { id: 'slot/spare', ok: true, state: 'open', custody: 'memory' },
       ],
     });
   });

@@ -77,7 +77,12 @@ describe('health', () => {
     await developer.post('/v1/slots/both/lock', {});
     const ready = await ops.get('/readyz');
     expect(ready.status).toBe(503);
-    expect(ready.json.checks).toContainEqual({ id: 'slot/both', ok: false, state: 'locked' });
+    expect(ready.json.checks).toContainEqual({
+      id: 'slot/both',
+      ok: false,
+      state: 'locked',
+      custody: 'memory',
+    });
     expect((await developer.post('/v1/slots/both/open', {})).json.state).toBe('open');
     expect((await ops.get('/readyz')).status).toBe(200);
     expectProblem(await ops.get('/v1/keys'), 404, 'ROUTE_UNKNOWN');

@@ -115,7 +115,7 @@ export type Credential = Issued | { readonly token: string } | 'developer' | 'no
 
 /** Starts `keyslot serve` and waits for its line; fails with what it printed when it ends instead. */
 export async function serve(
-  home: Home,
+  home: Pick<Home, 'path' | 'log'>,
   options: { args?: readonly string[]; environment?: Record<string, string> } = {},
 ): Promise<Appliance> {
   const { args = ['--home', home.path, '--port', '0', '--ops-port', '0', '--json'], environment = {} } =
@@ -403,7 +403,7 @@ function parsed(text: string): Answer {
   }
 }
 
-export function tlsOf(home: Home, who: Credential): ConnectionOptions {
+export function tlsOf(home: Pick<Home, 'path'>, who: Credential): ConnectionOptions {
   const file = (name: string) => readFileSync(join(home.path, 'tls', name));
   const ca = file('ca.crt');
   if (who === 'nobody') return { ca };

@@ -17,8 +17,8 @@ import { CustodianLink } from '../../src/gateway/custodian-link.ts';
 import { type OperationName, operations, type Request } from '../../src/wire/custodian.ts';
 import { encodeFrame, type Frame, FrameReader } from '../../src/wire/frames.ts';
 import { Device, Gate, pinText } from '../custodian/device.ts';
-import { askOf, Lab, type Rest, refusal, text, type Who } from '../custodian/lab.ts';
-import { plain, wireBytes } from '../solana/compiled.ts';
+import { askOf, Lab, type Rest, refusal, robot, text, type Who } from '../custodian/lab.ts';
+import { messageBytes, plain, wireBytes } from '../solana/compiled.ts';
 import { Relay } from './relay.ts';
 
 const secretText = 'the secret of this boot';
@@ -121,6 +121,15 @@ describe('both bindings', () => {
       () => bytes(text('one'), wireBytes(plain), text('no transaction'), new Uint8Array()),
     ],
     ['signer', 'sign-batch', { key: 'wallet', items: [] }, () => bytes()],
+    [
+      'signer',
+      'sign-bytes',
+      { key: 'wallet' },
+      () => bytes(text('one'), messageBytes(plain), wireBytes(plain), new Uint8Array()),
+    ],
+    ['signer', 'sign-bytes', { key: 'missing' }, () => bytes(text('one'))],
+    ['nobody', 'login', { roleId: robot.roleId }, () => bytes(text('wrong'))],
+    ['nobody', 'login', { roleId: robot.roleId }, () => bytes(text(robot.secretId))],
     ['roleless', 'verify', { key: 'wallet' }, () => bytes(text('a message'), new Uint8Array(64))],
     ['signer', 'open-session', { slot: 'main' }, () => bytes(text('wrong'))],
     ['signer', 'open-session', { slot: 'main' }, () => bytes(text('wrong'))],
@@ -134,6 +143,20 @@ describe('both bindings', () => {
     ['operator', 'clear-latch', { slot: 'main' }],
     ['operator', 'open-slot', { slot: 'main' }],
     ['roleless', 'show-key', { key: 'wallet' }],
+    ['operator', 'plan-migration', { from: 'main', to: 'main' }],
+    ['signer', 'plan-migration', { from: 'main', to: 'main' }],
+    ['operator', 'start-migration', { from: 'main', to: 'main', keys: ['wallet'] }],
+    ['operator', 'list-migrations', {}],
+    ['operator', 'show-migration', { migration: 'm-0000000000', limit: 10 }],
+    ['operator', 'run-migration', { migration: 'm-0000000000', max: 10 }],
+    ['operator', 'verify-migration', { migration: 'm-0000000000', max: 10, keys: ['wallet'] }],
+    ['operator', 'rollback-migration', { migration: '../x', max: 10, after: 'a' }],
+    ['operator', 'destroy-copies', { migration: '', max: 10 }],
+    ['operator', 'adopt-key', { key: 'stranger', slot: 'main' }],
+    ['operator', 'adopt-key', { key: 'stranger', slot: 'main', reference: 'alias/stranger' }],
+    ['signer', 'create-wallet', { label: 'a label' }],
+    ['roleless', 'list-wallets', {}],
+    ['roleless', 'show-wallet', { key: 'nobody' }],
   ];
 
   it('give the same answer to the same question, and the same failure', async () => {

@@ -62,7 +62,7 @@ function filled(): void {
 describe('the store', () => {
   it('is made from nothing, and its schema has a number', () => {
     new Store(file)[Symbol.dispose]();
-    expect(pragma('user_version')).toBe(1);
+    expect(pragma('user_version')).toBe(3);
     expect(pragma('journal_mode')).toBe('wal');
   });
 
@@ -90,10 +90,10 @@ describe('the store', () => {
   it('of a newer Keyslot is not touched', () => {
     filled();
     const database = new DatabaseSync(file);
-    database.exec('PRAGMA user_version = 2');
+    database.exec('PRAGMA user_version = 1000');
     database.close();
     expect(code(() => new Store(file))).toBe('STORE_NEWER');
-    expect(pragma('user_version')).toBe(2);
+    expect(pragma('user_version')).toBe(1000);
   });
 
   it('that is no database at all is STORE_FAILED, and is not overwritten', () => {

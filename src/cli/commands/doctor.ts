@@ -1,9 +1,10 @@
 import type { Command } from 'commander';
 import { type Config, moduleEnvironment, type SlotConfig } from '../../appliance/config.ts';
-import { readSecret } from '../../appliance/secrets.ts';
+import { pinReader } from '../../appliance/secrets.ts';
 import { examineModule } from '../../appliance/tokens.ts';
 import type { ModuleReport } from '../../engines/pkcs11/index.ts';
 import { toKeyslotError } from '../../foundation/errors.ts';
+import { silentLog } from '../../foundation/log.ts';
 import { configOf, type SharedOptions } from '../connection.ts';
 import { listing, print, printJson, refused } from '../output.ts';
 
@@ -47,7 +48,9 @@ async function examine(config: Config, slot: SlotConfig): Promise<SlotReport> {
     const [token] = matching;
     const problems = [
       ...pinProblems,
-      ...(matching.length === 1 && token ? problemsOf(token) : [wrongCount(slot, matching.length, report)]),
+      ...(matching.length === 1 && token
+        ? problemsOf(token, slot.settings.mode)
+        : [wrongCount(slot, matching.length, report)]),
     ];
     return { ...found, report, ...(matching.length === 1 && token ? { token } : {}), problems };
   } catch (thrown) {
@@ -56,10 +59,9 @@ async function examine(config: Config, slot: SlotConfig): Promise<SlotReport> {
 }
 
 /** The source of the PIN is read, to see that it can be; the token does not hear of it. */
-async function problemsOfPin(config: Config, { id, pin }: SlotConfig): Promise<readonly Problem[]> {
-  if ('attended' in pin) return [];
+async function problemsOfPin(config: Config, slot: SlotConfig): Promise<readonly Problem[]> {
   try {
-    using _readable = await readSecret(config, pin, `slots.${id}.pin`);
+    using _readable = await pinReader(config, slot, silentLog)?.();
     return [];
   } catch (thrown) {
     return [problemOf(thrown)];
@@ -89,22 +91,32 @@ function wrongCount(slot: SlotConfig, count: number, report: ModuleReport): Prob
       };
 }
 
-function problemsOf(token: ModuleReport['tokens'][number]): readonly Problem[] {
-  const unsuitable = (detail: string, remedy: string): Problem => ({
-    code: 'TOKEN_UNSUITABLE',
-    detail,
-    remedy,
-  });
-  return [
-    ...(token.eddsa
+function problemsOf(token: ModuleReport['tokens'][number], mode: 'native' | 'wrapped'): readonly Problem[] {
+  return [...mechanismProblems[mode](token), ...pinProblems[token.pin]];
+}
+
+const unsuitable = (detail: string, remedy: string): Problem => ({
+  code: 'TOKEN_UNSUITABLE',
+  detail,
+  remedy,
+});
+
+const mechanismProblems: Record<
+  'native' | 'wrapped',
+  (token: ModuleReport['tokens'][number]) => readonly Problem[]
+> = {
+  native: ({ eddsa, edwardsKeyPairGen, modes }) => [
+    ...(eddsa
       ? []
       : [
           unsuitable(
             'EdDSA absent: the token does not list CKM_EDDSA.',
-            'On AWS CloudHSM: Client SDK with EdDSA, hsm2m.medium, a NON_FIPS cluster. Elsewhere: newer firmware, or enable the mechanism.',
+            `On AWS CloudHSM: Client SDK with EdDSA, hsm2m.medium, a NON_FIPS cluster. Elsewhere: newer firmware, or enable the mechanism.${
+              modes.includes('wrapped') ? ' Or set mode: wrapped, which this token can do.' : ''
+            }`,
           ),
         ]),
-    ...(token.edwardsKeyPairGen || !token.eddsa
+    ...(edwardsKeyPairGen || !eddsa
       ? []
       : [
           unsuitable(
@@ -112,9 +124,17 @@ function problemsOf(token: ModuleReport['tokens'][number]): readonly Problem[] {
             'Import keys, or enable the mechanism.',
           ),
         ]),
-    ...pinProblems[token.pin],
-  ];
-}
+  ],
+  wrapped: ({ aesGcm }) =>
+    aesGcm
+      ? []
+      : [
+          unsuitable(
+            'AES-GCM absent: the token does not list CKM_AES_GCM.',
+            'Enable the mechanism, or use mode: native where the token lists CKM_EDDSA.',
+          ),
+        ],
+};
 
 const pinProblems: Record<ModuleReport['tokens'][number]['pin'], readonly Problem[]> = {
   set: [],
@@ -168,6 +188,8 @@ function slotText({ slot, engine, report, token, problems }: SlotReport): string
       token &&
       `"${token.label}", ${token.manufacturer} ${token.model}, serial ${token.serial}, firmware ${token.firmware}`,
     EdDSA: token && (token.eddsa ? 'yes' : 'NO'),
+    'AES-GCM': token && (token.aesGcm ? 'yes' : 'NO'),
+    'possible modes': token && (token.modes.join(', ') || 'none'),
     'EdDSA key generation': token && (token.edwardsKeyPairGen ? 'yes' : 'NO'),
     PIN: token?.pin,
     mechanisms: token && `${token.mechanisms.length}: ${token.mechanisms.join(' ')}`,

@@ -19,6 +19,15 @@ export function addKeys(program: Command, shared: (command: Command) => Command)
       'a Solana key file, base58 of 64 bytes, or a 32-byte seed; - for standard input',
     )
     .action(importKey);
+  shared(
+    keys.command('adopt').description('take in a key that a slot or its KMS holds already').argument('<key>'),
+  )
+    .requiredOption('--slot <slot>', 'the slot that holds it')
+    .option(
+      '--reference <reference>',
+      'a KMS key by id, ARN or alias; default: the key of this id in the slot',
+    )
+    .action(adopt);
   shared(keys.command('list').description('every key'))
     .option('--slot <slot>', 'only the keys of this slot')
     .action(list);
@@ -35,6 +44,13 @@ async function generate(id: string, options: SharedOptions & { slot: string }): 
 async function importKey(id: string, options: SharedOptions & { slot: string; file: string }): Promise<void> {
   const body = { slot: options.slot, ...materialOf(fileText(options.file)) };
   const path = `/v1/keys/${encodeURIComponent(id)}/import`;
+  printKey(await new Connection(configOf(options)).post<KeyView>(path, body), options);
+}
+
+async function adopt(id: string, options: SharedOptions & { slot: string; reference?: string }) {
+  const { slot, reference } = options;
+  const path = `/v1/keys/${encodeURIComponent(id)}/adopt`;
+  const body = { slot, ...(reference === undefined ? {} : { reference }) };
   printKey(await new Connection(configOf(options)).post<KeyView>(path, body), options);
 }
 

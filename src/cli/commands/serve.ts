@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
 import type { Config } from '../../appliance/config.ts';
 import { createLog } from '../../appliance/logger.ts';
+import { pageBackend, preparePageHome } from '../../appliance/page-environment.ts';
 import { Supervisor } from '../../appliance/supervisor.ts';
 import { configOf, type SharedOptions } from '../connection.ts';
 import { print } from '../output.ts';
@@ -20,6 +21,8 @@ async function serve(options: Options): Promise<void> {
   const config = withPorts(configOf(options), options);
   const log = createLog('supervisor');
   if (config.profile === 'development') log.warn({}, 'development profile: not for keys that matter');
+  const backend = pageBackend();
+  if (backend) await preparePageHome(backend, config, log);
   const stop = Promise.withResolvers<void>();
   // From before the start: a signal during it must not leave half an appliance behind.
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => stop.resolve());

@@ -86,8 +86,10 @@ function printSlot(slot: SlotView, options: SharedOptions): void {
 
 const findingText = {
   missing: 'registered but not in the slot',
+  damaged: 'registered, and its file or object in the slot cannot be used',
   unknown: 'in the slot but not registered',
   mismatch: 'in the slot with another public key than the registered one',
+  'kept-copy': 'a copy that a migration kept',
 } as const;
 
 const reason = (slot: SlotView): string => (slot.reason ? `${slot.reason.code}: ${slot.reason.detail}` : '');

@@ -1,5 +1,6 @@
 import type { Engine } from '../../custody/engine.ts';
 import type { SlotId } from '../../custody/ids.ts';
+import { oneSlotEngine } from '../../custody/one-slot-engine.ts';
 import { MemorySlot } from './slot.ts';
 
 /**
@@ -9,10 +10,5 @@ import { MemorySlot } from './slot.ts';
  * ends the open sessions, wipes the seeds and the PIN, and leaves the slot answering TOKEN_UNAVAILABLE.
  */
 export function createMemoryEngine(id: SlotId): Engine {
-  const slot = new MemorySlot(id);
-  return {
-    name: 'memory',
-    slots: async () => [slot],
-    [Symbol.asyncDispose]: () => slot[Symbol.asyncDispose](),
-  };
+  return oneSlotEngine('memory', new MemorySlot(id));
 }

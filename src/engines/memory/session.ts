@@ -9,6 +9,7 @@ import type {
   Signer,
 } from '../../custody/engine.ts';
 import type { KeyId, SlotId } from '../../custody/ids.ts';
+import { InFlight } from '../../custody/in-flight.ts';
 import { seed_bytes } from '../../foundation/ed25519.ts';
 import { KeyslotError } from '../../foundation/errors.ts';
 import { Secret } from '../../foundation/secret.ts';
@@ -19,13 +20,13 @@ export class MemorySession implements Session, Generates, Imports, Exports, Dest
   readonly slot: SlotId;
   readonly #keys: KeyTable;
   readonly #ended: () => void;
-  readonly #inFlight = new Set<Promise<unknown>>();
-  #closing: Promise<void> | undefined;
+  readonly #life: InFlight;
 
   constructor(slot: SlotId, keys: KeyTable, ended: () => void) {
     this.slot = slot;
     this.#keys = keys;
     this.#ended = ended;
+    this.#life = new InFlight(slot);
   }
 
   async *keys(): AsyncIterable<KeyInfo> {
@@ -36,7 +37,7 @@ export class MemorySession implements Session, Generates, Imports, Exports, Dest
     const key = this.#alive().get(id);
     return new MemorySigner(key, {
       stillThere: () => this.#alive().holds(key),
-      track: work => this.#track(work),
+      track: work => this.#life.track(work),
     });
   }
 
@@ -61,23 +62,11 @@ export class MemorySession implements Session, Generates, Imports, Exports, Dest
   }
 
   [Symbol.asyncDispose](): Promise<void> {
-    this.#closing ??= this.#close();
-    return this.#closing;
-  }
-
-  async #close(): Promise<void> {
-    await Promise.allSettled(this.#inFlight);
-    this.#ended();
+    return this.#life.end(this.#ended);
   }
 
   #alive(): KeyTable {
-    if (this.#closing) throw new KeyslotError('SESSION_CLOSED', `Slot ${this.slot} was closed.`);
+    this.#life.refuseEnded();
     return this.#keys;
-  }
-
-  /** Has the end of the session wait for this work. */
-  #track<T>(work: Promise<T>): Promise<T> {
-    this.#inFlight.add(work);
-    return work.finally(() => this.#inFlight.delete(work));
   }
 }

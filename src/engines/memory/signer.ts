@@ -1,15 +1,14 @@
 import type { KeyInfo, Signer } from '../../custody/engine.ts';
 import { type Signature, signature } from '../../custody/ids.ts';
+import { refuseAborted, refuseUnsignable } from '../../custody/signing.ts';
 import { signMessage } from '../../foundation/ed25519.ts';
-import { KeyslotError } from '../../foundation/errors.ts';
-import { limits } from '../../foundation/limits.ts';
 import { type MemoryKey, unknownKey } from './key-table.ts';
 
 /** What a signer asks of the session that gave it out. */
 export interface SignerHome {
   /** Throws SESSION_CLOSED; false when the key was destroyed. */
   stillThere(): boolean;
-  track<T>(work: Promise<T>): Promise<T>;
+  track<T>(work: () => Promise<T>): Promise<T>;
 }
 
 export class MemorySigner implements Signer {
@@ -28,23 +27,9 @@ export class MemorySigner implements Signer {
     refuseUnsignable(message);
     refuseAborted(signal);
     // A copy of its own, before the first await. Not slice(): on a Buffer that is a view of the same bytes.
-    const signing = signMessage(this.#key.privateKey, Uint8Array.from(message));
-    const signed = await this.#home.track(signing);
+    const copy = Uint8Array.from(message);
+    const signed = await this.#home.track(() => signMessage(this.#key.privateKey, copy));
     refuseAborted(signal);
     return signature(signed);
   }
-}
-
-function refuseUnsignable(message: Uint8Array): void {
-  if (message.length === 0) throw new KeyslotError('MESSAGE_EMPTY', 'The message has no bytes.');
-  if (message.length > limits.message_bytes_max) {
-    throw new KeyslotError(
-      'MESSAGE_TOO_LARGE',
-      `The message has ${message.length} bytes; at most ${limits.message_bytes_max} are signed.`,
-    );
-  }
-}
-
-function refuseAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new KeyslotError('REQUEST_ABORTED', 'Signing was aborted by its caller.');
 }

@@ -18,6 +18,7 @@ export const CKF_USER_PIN_LOCKED = 0x40000;
 // §4, objects and their attributes
 export const CKO_PUBLIC_KEY = 0x2;
 export const CKO_PRIVATE_KEY = 0x3;
+export const CKO_SECRET_KEY = 0x4;
 export const CKA_CLASS = 0x0;
 export const CKA_TOKEN = 0x1;
 export const CKA_PRIVATE = 0x2;
@@ -26,8 +27,14 @@ export const CKA_VALUE = 0x11;
 export const CKA_KEY_TYPE = 0x100;
 export const CKA_ID = 0x102;
 export const CKA_SENSITIVE = 0x103;
+export const CKA_ENCRYPT = 0x104;
+export const CKA_DECRYPT = 0x105;
+export const CKA_WRAP = 0x106;
+export const CKA_UNWRAP = 0x107;
 export const CKA_SIGN = 0x108;
 export const CKA_VERIFY = 0x10a;
+export const CKA_DERIVE = 0x10c;
+export const CKA_VALUE_LEN = 0x161;
 export const CKA_EXTRACTABLE = 0x162;
 export const CKA_LOCAL = 0x163;
 export const CKA_NEVER_EXTRACTABLE = 0x164;
@@ -40,3 +47,8 @@ export const CKK_EC_EDWARDS = 0x40;
 export const CKM_EC_KEY_PAIR_GEN = 0x1040;
 export const CKM_EC_EDWARDS_KEY_PAIR_GEN = 0x1055;
 export const CKM_EDDSA = 0x1057;
+
+// §6.13, AES
+export const CKK_AES = 0x1f;
+export const CKM_AES_KEY_GEN = 0x1080;
+export const CKM_AES_GCM = 0x1087;

@@ -1,16 +1,18 @@
-import type { Attribute, Handle, Mechanism, PKCS11 } from 'pkcs11js';
+import type { AesGCM, Attribute, Handle, Mechanism, PKCS11 } from 'pkcs11js';
+import { CKM_AES_GCM } from './constants.ts';
 
 /**
  * The seam at the vendor library: the PKCS#11 functions that Keyslot calls, and nothing else.
  *
  * A malformed template or mechanism does not fail inside the addon, it kills the process. So every value
  * passes a guard here before native code sees it, and every failure leaves as a `CkrError` with its number.
- * Calls are synchronous and block the event loop for as long as the token takes, except `sign`.
+ * Calls are synchronous and block the event loop for as long as the token takes, except `sign`, `encrypt` and
+ * `decrypt`.
  */
 export class Cryptoki {
   readonly #lib: PKCS11;
   // The addon keeps no reference to the buffers of a running call: whoever lends them memory must.
-  readonly #lent = new Set<readonly [Buffer, Buffer]>();
+  readonly #lent = new Set<readonly Buffer[]>();
 
   constructor(lib: PKCS11) {
     this.#lib = lib;
@@ -20,15 +22,36 @@ export class Cryptoki {
   async sign(session: Handle, mechanism: MechanismType, key: Handle, message: Buffer): Promise<Buffer> {
     this.#call(() => this.#lib.C_SignInit(session, guardedMechanism(mechanism), guardedHandle(key)));
     const output = Buffer.alloc(64);
-    const lent = [message, output] as const;
-    this.#lent.add(lent);
+    return await this.#lending([message, output], () => this.#lib.C_SignAsync(session, message, output));
+  }
+
+  /**
+   * C_EncryptInit and C_Encrypt (v3.1 §5.8) with AES-GCM, off the event loop: ciphertext and tag. A token that
+   * makes the IV itself writes it into `gcm.iv` until this resolves.
+   */
+  async encrypt(session: Handle, gcm: Gcm, key: Handle, plain: Buffer): Promise<Buffer> {
+    this.#call(() => this.#lib.C_EncryptInit(guardedHandle(session), guardedGcm(gcm), guardedHandle(key)));
+    const output = Buffer.alloc(plain.length + gcmTag_bytes);
+    return await this.#lending([plain, output, gcm.iv, gcm.aad], () =>
+      this.#lib.C_EncryptAsync(session, plain, output),
+    );
+  }
+
+  /**
+   * C_DecryptInit and C_Decrypt (v3.1 §5.10) with AES-GCM, off the event loop. `UnsealError` when the data
+   * does not open. Whoever called wipes the plain bytes; after a failure none remain.
+   */
+  async decrypt(session: Handle, gcm: Gcm, key: Handle, sealed: Buffer): Promise<Buffer> {
+    this.#call(() => this.#lib.C_DecryptInit(guardedHandle(session), guardedGcm(gcm), guardedHandle(key)));
+    const output = Buffer.alloc(sealed.length); // as large as what goes in: SoftHSM insists on that much room
     try {
-      // Only the promise form: the callback form lets the buffers be collected while the token writes to them.
-      return await this.#lib.C_SignAsync(session, message, output);
+      return await this.#lending([sealed, output, gcm.iv, gcm.aad], () =>
+        this.#lib.C_DecryptAsync(session, sealed, output),
+      );
     } catch (thrown) {
-      throw ckrError(thrown);
-    } finally {
-      this.#lent.delete(lent);
+      output.fill(0);
+      const refused = thrown instanceof CkrError && dataRefusals.has(thrown.ckr);
+      throw refused ? new UnsealError(thrown.ckr) : thrown;
     }
   }
 
@@ -97,12 +120,31 @@ export class Cryptoki {
     );
   }
 
+  // The synchronous form, for the same reason.
+  generateKey(session: Handle, mechanism: MechanismType, template: Template): Handle {
+    return this.#call(() =>
+      this.#lib.C_GenerateKey(guardedHandle(session), guardedMechanism(mechanism), guardedTemplate(template)),
+    );
+  }
+
   createObject(session: Handle, template: Template): Handle {
     return this.#call(() => this.#lib.C_CreateObject(guardedHandle(session), guardedTemplate(template)));
   }
 
   destroyObject(session: Handle, object: Handle): void {
     this.#call(() => this.#lib.C_DestroyObject(guardedHandle(session), guardedHandle(object)));
+  }
+
+  /** Only promise forms: the callback forms let buffers be collected while the token still writes to them. */
+  async #lending(buffers: readonly Buffer[], native: () => Promise<Buffer>): Promise<Buffer> {
+    this.#lent.add(buffers);
+    try {
+      return await native();
+    } catch (thrown) {
+      throw ckrError(thrown);
+    } finally {
+      this.#lent.delete(buffers);
+    }
   }
 
   #call<T>(native: () => T): T {
@@ -130,6 +172,25 @@ export class CkrError extends Error {
   }
 }
 
+/**
+ * C_Decrypt, as opposed to C_DecryptInit, did not open the data. With CKR_GENERAL_ERROR that may also be a
+ * device that fails: SoftHSM answers it to a wrong tag.
+ */
+export class UnsealError extends CkrError {
+  readonly certain: boolean;
+
+  constructor(ckr: number) {
+    super(ckr, 'C_Decrypt refused');
+    this.name = 'UnsealError';
+    this.certain = ckr !== CKR_GENERAL_ERROR;
+  }
+}
+
+const CKR_GENERAL_ERROR = 0x05;
+
+// And CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_AEAD_DECRYPT_FAILED (v3.1 §5.10.2)
+const dataRefusals: ReadonlySet<number> = new Set([CKR_GENERAL_ERROR, 0x40, 0x41, 0x42]);
+
 // C_FindObjects bypasses the addon's error class and throws a plain Error whose text is "CKR_NAME:number".
 const ckrText = /(CKR_\w+):(\d+)/;
 
@@ -146,6 +207,16 @@ export type AttributeValue = boolean | number | string | Buffer;
 export type Template = ReadonlyMap<number, AttributeValue>;
 export type MechanismType = number;
 
+/** CK_GCM_PARAMS (v3.1 §6.13.3). `ivBits` is 0 where the token makes the IV. */
+export interface Gcm {
+  readonly iv: Buffer;
+  readonly ivBits: number;
+  readonly aad: Buffer;
+}
+
+export const gcmIv_bytes = 12;
+export const gcmTag_bytes = 16;
+
 /** The only way to a template: attribute type to value, nothing that came from outside as a type. */
 export const template = (...attributes: readonly (readonly [number, AttributeValue])[]): Template =>
   new Map(attributes);
@@ -160,6 +231,19 @@ export function guardedTemplate(attributes: Template): Attribute[] {
     return { type, value };
   });
 }
+
+/** AES-GCM with a tag of 16 bytes; the addon would take a missing IV for a pointer. Exported for its test. */
+export function guardedGcm({ iv, ivBits, aad }: Gcm): Mechanism {
+  if (!Buffer.isBuffer(iv) || iv.length !== gcmIv_bytes) throw new TypeError('A GCM IV has 12 bytes.');
+  if (ivBits !== 0 && ivBits !== 8 * gcmIv_bytes) throw new TypeError('A GCM IV has 96 bits, or none yet.');
+  // Never empty: SoftHSM 2.6 crashes without additional data.
+  if (!Buffer.isBuffer(aad) || aad.length === 0) throw new TypeError('GCM takes additional data.');
+  const parameter: AesGCM = { type: gcmParameters, iv, ivBits, aad, tagBits: 8 * gcmTag_bytes };
+  return { mechanism: CKM_AES_GCM, parameter };
+}
+
+// CK_PARAMS_AES_GCM_v240 of pkcs11js: the structure of the standard, whose older one lacked ulIvBits.
+const gcmParameters = 7;
 
 /** Mechanisms without parameters only: pure Ed25519 never takes CK_EDDSA_PARAMS. Exported for its test. */
 export function guardedMechanism(mechanism: MechanismType): Mechanism {

@@ -8,6 +8,9 @@ export { inspectModule, type ModuleReport } from './inspect.ts';
 export { provisionToken } from './provision.ts';
 export { type Pkcs11Settings, pkcs11Settings } from './settings.ts';
 
-/** Keys inside a PKCS#11 token: generated there, signing there, never leaving it. */
+/**
+ * Keys of a PKCS#11 token. In mode native they are generated there, sign there and never leave it; in mode
+ * wrapped a key of the token seals their seeds, which sign in process memory.
+ */
 export const createPkcs11Engine = (slot: SlotId, settings: Pkcs11Settings, log: Log): Engine =>
   new Pkcs11Engine(slot, settings, log);

@@ -5,10 +5,12 @@ import {
   CKF_USER_PIN_FINAL_TRY,
   CKF_USER_PIN_INITIALIZED,
   CKF_USER_PIN_LOCKED,
+  CKM_AES_GCM,
   CKM_EC_EDWARDS_KEY_PAIR_GEN,
   CKM_EDDSA,
 } from './constants.ts';
 import { Pkcs11Module, type TokenView } from './module.ts';
+import type { Pkcs11Settings } from './settings.ts';
 
 /** What a module and its tokens say of themselves, without a login. */
 export interface ModuleReport {
@@ -28,6 +30,9 @@ export interface TokenReport {
   readonly mechanisms: readonly string[];
   readonly eddsa: boolean;
   readonly edwardsKeyPairGen: boolean;
+  readonly aesGcm: boolean;
+  /** The modes that a slot on this token can have: with EdDSA native, with AES-GCM wrapped. */
+  readonly modes: readonly Pkcs11Settings['mode'][];
   readonly pin: PinState;
 }
 
@@ -63,6 +68,11 @@ function tokenReport(token: TokenView): TokenReport {
     mechanisms: mechanisms.map(({ type, name }) => edwardsNames.get(type) ?? name),
     eddsa: offers(CKM_EDDSA),
     edwardsKeyPairGen: offers(CKM_EC_EDWARDS_KEY_PAIR_GEN),
+    aesGcm: offers(CKM_AES_GCM),
+    modes: [
+      ...(offers(CKM_EDDSA) ? (['native'] as const) : []),
+      ...(offers(CKM_AES_GCM) ? (['wrapped'] as const) : []),
+    ],
     pin: pinState(token.flags),
   };
 }

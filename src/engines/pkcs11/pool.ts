@@ -155,3 +155,17 @@ interface Waiter {
 export const closedError = () => new KeyslotError('SESSION_CLOSED', 'The session of this slot was closed.');
 export const abortedError = () =>
   new KeyslotError('REQUEST_ABORTED', 'The request was aborted while waiting.');
+
+/** Answers an abort at once; what the token has begun it finishes, on a session that stays taken meanwhile. */
+export function untilAborted<T>(
+  work: Promise<T>,
+  signal: AbortSignal,
+  refusal: () => KeyslotError = abortedError,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(refusal());
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
+}

@@ -13,9 +13,7 @@ import type {
 import { isId, type KeyId, type PublicKeyBytes, type SlotId } from '../../custody/ids.ts';
 import { createVerifier, publicKeyFromSeed, seed_bytes } from '../../foundation/ed25519.ts';
 import { KeyslotError } from '../../foundation/errors.ts';
-import { limits } from '../../foundation/limits.ts';
 import type { Secret } from '../../foundation/secret.ts';
-import { tokenError } from './ckr.ts';
 import {
   CKA_ALWAYS_SENSITIVE,
   CKA_CLASS,
@@ -38,57 +36,45 @@ import {
   CKO_PRIVATE_KEY,
   CKO_PUBLIC_KEY,
 } from './constants.ts';
-import { type AttributeValue, CkrError, type Cryptoki, template } from './cryptoki.ts';
+import { type AttributeValue, CkrError, template } from './cryptoki.ts';
 import { ecPointOf, edwards25519Params, publicKeyOfEcPoint } from './ec.ts';
-import { closedError, type SessionPool } from './pool.ts';
+import type { TokenLogin } from './login.ts';
 import { Pkcs11Signer } from './signer.ts';
 
 /**
- * A token that is logged in. Keys are found by CKA_ID, which holds the key id as text, as does CKA_LABEL;
- * exactly one private key may match. Finding, making and removing objects goes through the one anchor session
- * and is synchronous, so it never races itself.
+ * The keys inside a token that is logged in. They are found by CKA_ID, which holds the key id as text, as does
+ * CKA_LABEL; exactly one private key may match.
  */
 export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   readonly slot: SlotId;
-  readonly #cryptoki: Cryptoki;
-  readonly #anchor: Handle;
-  readonly #pool: SessionPool;
-  readonly #whenClosed: (settled: boolean) => void;
-  #closing: Promise<boolean> | undefined;
+  readonly #login: TokenLogin;
 
-  constructor(options: {
-    slot: SlotId;
-    cryptoki: Cryptoki;
-    anchor: Handle;
-    pool: SessionPool;
-    whenClosed(settled: boolean): void;
-  }) {
-    this.slot = options.slot;
-    this.#cryptoki = options.cryptoki;
-    this.#anchor = options.anchor;
-    this.#pool = options.pool;
-    this.#whenClosed = options.whenClosed;
+  constructor(login: TokenLogin) {
+    this.slot = login.slot;
+    this.#login = login;
   }
 
   async *keys(): AsyncIterable<KeyInfo> {
-    const privates = this.#token(() => this.#find(template([CKA_CLASS, CKO_PRIVATE_KEY], edwards)));
-    const points = this.#token(() => this.#publicPoints());
+    const privates = this.#login.work(() =>
+      this.#login.find(template([CKA_CLASS, CKO_PRIVATE_KEY], edwards)),
+    );
+    const points = this.#login.work(() => this.#publicPoints());
     for (const [at, handle] of privates.entries()) {
       // Thousands of keys are thousands of blocking reads: let others have their turn in between.
       if (at % 32 === 31) await nextTurn();
-      const info = this.#token(() => this.#listed(handle, points));
+      const info = this.#login.work(() => this.#listed(handle, points));
       if (info) yield info;
     }
   }
 
   async signer(key: KeyId): Promise<Signer> {
-    const handle = this.#token(() => this.#privateKey(key));
-    const info = this.#token(() => this.#describe(key, handle));
+    const handle = this.#login.work(() => this.#privateKey(key));
+    const info = this.#login.work(() => this.#describe(key, handle));
     return new Pkcs11Signer({
       key: info,
       handle,
-      cryptoki: this.#cryptoki,
-      pool: this.#pool,
+      cryptoki: this.#login.cryptoki,
+      pool: this.#login.pool,
       refind: () => this.#refind(info),
     });
   }
@@ -107,71 +93,33 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   }
 
   async destroy(key: KeyId): Promise<void> {
-    this.#token(() => {
+    this.#login.work(() => {
       this.#privateKey(key);
       this.#removeAll(key);
     });
   }
 
-  /**
-   * Waits for what is in flight, at most `limits.drain_ms`, then logs out and closes the sessions. False when
-   * a call into the module has not come back: the module must then not be finalised.
-   */
-  close(): Promise<boolean> {
-    this.#closing ??= this.#close();
-    return this.#closing;
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
-  }
-
-  async #close(): Promise<boolean> {
-    const settled = await this.#pool.drain(limits.drain_ms);
-    if (settled) {
-      try {
-        for (const session of this.#pool.takeAll()) this.#cryptoki.closeSession(session);
-        this.#cryptoki.logout(this.#anchor);
-        this.#cryptoki.closeSession(this.#anchor);
-      } catch (thrown) {
-        // A device that has gone has ended the login and its sessions itself; anything else is a defect.
-        if (!(thrown instanceof CkrError)) throw thrown;
-      }
-    }
-    this.#whenClosed(settled);
-    return settled;
-  }
-
-  #token<T>(work: () => T): T {
-    if (this.#closing) throw closedError();
-    try {
-      return work();
-    } catch (thrown) {
-      throw tokenError(thrown, `Slot ${this.slot}`);
-    }
-  }
-
-  #find(search: ReturnType<typeof template>): Handle[] {
-    return this.#cryptoki.findObjects(this.#anchor, search);
+    await this.#login.close();
   }
 
   #privateKey(key: KeyId): Handle {
-    const [handle, second] = this.#find(ofClass(CKO_PRIVATE_KEY, key));
+    const [handle, second] = this.#login.find(ofClass(CKO_PRIVATE_KEY, key));
     if (handle === undefined) throw new KeyslotError('KEY_UNKNOWN', `Slot ${this.slot} holds no key ${key}.`);
     if (second) throw new KeyslotError('KEY_AMBIGUOUS', `Slot ${this.slot} holds several keys ${key}.`);
     return handle;
   }
 
   #refuseExisting(key: KeyId): void {
-    if (this.#find(template([CKA_ID, Buffer.from(key)])).length > 0) {
+    if (this.#login.find(template([CKA_ID, Buffer.from(key)])).length > 0) {
       throw new KeyslotError('KEY_EXISTS', `Slot ${this.slot} holds an object ${key} already.`);
     }
   }
 
   /** After a stale handle: the same key under a new handle, or nothing when it has gone or is another one. */
   #refind(info: KeyInfo): Handle | undefined {
-    return this.#token(() => {
-      const [handle, second] = this.#find(ofClass(CKO_PRIVATE_KEY, info.id));
+    return this.#login.work(() => {
+      const [handle, second] = this.#login.find(ofClass(CKO_PRIVATE_KEY, info.id));
       if (handle === undefined || second) return undefined;
       return Buffer.compare(this.#publicKey(info.id, handle), info.publicKey) === 0 ? handle : undefined;
     });
@@ -179,8 +127,8 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
 
   #generatePair(key: KeyId): void {
     this.#firstAccepted(params =>
-      this.#cryptoki.generateKeyPair(
-        this.#anchor,
+      this.#login.cryptoki.generateKeyPair(
+        this.#login.anchor,
         CKM_EC_EDWARDS_KEY_PAIR_GEN,
         template([CKA_EC_PARAMS, params], ...publicAttributes(key)),
         template(...privateAttributes(key)),
@@ -194,8 +142,8 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
     seed.use(bytes => value.set(bytes));
     try {
       this.#firstAccepted(params =>
-        this.#cryptoki.createObject(
-          this.#anchor,
+        this.#login.cryptoki.createObject(
+          this.#login.anchor,
           template(
             [CKA_CLASS, CKO_PRIVATE_KEY],
             edwards,
@@ -206,8 +154,8 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
         ),
       );
       this.#firstAccepted(params =>
-        this.#cryptoki.createObject(
-          this.#anchor,
+        this.#login.cryptoki.createObject(
+          this.#login.anchor,
           template(
             [CKA_CLASS, CKO_PUBLIC_KEY],
             edwards,
@@ -236,12 +184,12 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
 
   /** A new key is there whole and proven, or not at all. Looking and making is one turn of the event loop. */
   async #made(key: KeyId, make: () => void, expected?: Uint8Array): Promise<KeyInfo> {
-    this.#token(() => this.#refuseExisting(key));
+    this.#login.work(() => this.#refuseExisting(key));
     try {
-      this.#token(make);
+      this.#login.work(make);
       return await this.#proven(key, expected);
     } catch (error) {
-      if (!this.#closing) this.#token(() => this.#removeAll(key));
+      if (!this.#login.closing) this.#login.work(() => this.#removeAll(key));
       throw error;
     }
   }
@@ -276,16 +224,16 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   }
 
   #listed(handle: Handle, points: ReadonlyMap<string, PublicKeyBytes>): KeyInfo | undefined {
-    const id = this.#attribute(handle, CKA_ID)?.toString('latin1') ?? '';
+    const id = this.#login.attribute(handle, CKA_ID)?.toString('latin1') ?? '';
     return isId(id) ? this.#describe(id as KeyId, handle, points.get(id)) : undefined;
   }
 
   /** All public keys in one search, because a search costs as much as the token has objects. */
   #publicPoints(): ReadonlyMap<string, PublicKeyBytes> {
     const points = new Map<string, PublicKeyBytes>();
-    for (const handle of this.#find(template([CKA_CLASS, CKO_PUBLIC_KEY], edwards))) {
-      const id = this.#attribute(handle, CKA_ID)?.toString('latin1');
-      const point = this.#attribute(handle, CKA_EC_POINT);
+    for (const handle of this.#login.find(template([CKA_CLASS, CKO_PUBLIC_KEY], edwards))) {
+      const id = this.#login.attribute(handle, CKA_ID)?.toString('latin1');
+      const point = this.#login.attribute(handle, CKA_EC_POINT);
       if (id && point) points.set(id, publicKeyOfEcPoint(point));
     }
     return points;
@@ -293,14 +241,14 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
 
   /** From the public object; some tokens keep none and show the point on the private key instead. */
   #publicKey(key: KeyId, privateHandle: Handle): PublicKeyBytes {
-    const [publicHandle] = this.#find(ofClass(CKO_PUBLIC_KEY, key));
-    const point = this.#attribute(publicHandle ?? privateHandle, CKA_EC_POINT);
+    const [publicHandle] = this.#login.find(ofClass(CKO_PUBLIC_KEY, key));
+    const point = this.#login.attribute(publicHandle ?? privateHandle, CKA_EC_POINT);
     if (point) return publicKeyOfEcPoint(point);
     throw new KeyslotError('TOKEN_UNSUITABLE', `Slot ${this.slot} shows no public key for ${key}.`);
   }
 
   #attributes(handle: Handle): KeyAttributes {
-    const flag = (type: number) => this.#attribute(handle, type)?.[0] === 1;
+    const flag = (type: number) => this.#login.attribute(handle, type)?.[0] === 1;
     return {
       token: flag(CKA_TOKEN),
       private: flag(CKA_PRIVATE),
@@ -312,15 +260,11 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
     };
   }
 
-  #attribute(handle: Handle, type: number): Buffer | undefined {
-    return this.#cryptoki.attribute(this.#anchor, handle, type);
-  }
-
   /** Both halves, the private one first: a public object left alone harms nobody. */
   #removeAll(key: KeyId): void {
     for (const objectClass of [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]) {
-      for (const handle of this.#find(ofClass(objectClass, key))) {
-        this.#cryptoki.destroyObject(this.#anchor, handle);
+      for (const handle of this.#login.find(ofClass(objectClass, key))) {
+        this.#login.cryptoki.destroyObject(this.#login.anchor, handle);
       }
     }
   }

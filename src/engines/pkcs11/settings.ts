@@ -1,5 +1,6 @@
 import { isAbsolute } from 'node:path';
 import { z } from 'zod';
+import type { CustodyLabel } from '../../custody/engine.ts';
 
 /** What one `slots:` entry with `engine: pkcs11` says. Secrets are not here: the PIN is handed in at opening. */
 export const pkcs11Settings = z
@@ -10,7 +11,29 @@ export const pkcs11Settings = z
       .describe('Absolute path of the vendor library.'),
     tokenLabel: z.string().min(1).max(32).optional().describe('CKA label of the token; must be unique.'),
     tokenSerial: z.string().min(1).max(16).optional().describe('Serial number of the token.'),
-    mode: z.literal('native').default('native').describe('native: the private key never leaves the token.'),
+    mode: z
+      .enum(['native', 'wrapped'])
+      .default('native')
+      .describe(
+        'native: the private key never leaves the token. wrapped: for tokens without EdDSA; an AES key of the ' +
+          'token seals the seeds, which are in process memory while they sign.',
+      ),
+    wrappingKey: z
+      .string()
+      .regex(/^[\x21-\x7e]{1,32}$/, 'must be 1 to 32 visible ASCII characters')
+      .optional()
+      .describe('mode wrapped: label of the AES key of the token, default keyslot-wrapping.'),
+    gcmIv: z
+      .enum(['random', 'device'])
+      .optional()
+      .describe('mode wrapped: who makes the IV of AES-GCM, default random; AWS CloudHSM wants device.'),
+    folder: z.string().min(1).optional().describe('mode wrapped: where the sealed seeds are.'),
+    unwrapCache_ms: z
+      .int()
+      .min(0)
+      .max(3_600_000)
+      .optional()
+      .describe('mode wrapped: how long an opened seed may stay in memory, default 0: for one signature.'),
     sessions: z
       .int()
       .min(1)
@@ -28,6 +51,25 @@ export const pkcs11Settings = z
   })
   .refine(settings => settings.tokenLabel !== undefined || settings.tokenSerial !== undefined, {
     message: 'needs tokenLabel or tokenSerial: slot numbers change and are never used',
+  })
+  .superRefine((settings, context) => {
+    if (settings.mode === 'wrapped') return;
+    for (const name of wrappedOnly) {
+      if (settings[name] === undefined) continue;
+      context.addIssue({ code: 'custom', path: [name], message: 'is a setting of mode: wrapped only' });
+    }
   });
 
 export type Pkcs11Settings = z.infer<typeof pkcs11Settings>;
+
+const wrappedOnly = ['wrappingKey', 'gcmIv', 'folder', 'unwrapCache_ms'] as const;
+
+/** The label of the keys of a slot. */
+export const custodyOfMode: { readonly [M in Pkcs11Settings['mode']]: CustodyLabel } = {
+  native: 'hsm-native',
+  wrapped: 'hsm-wrapped',
+};
+
+export type GcmIvPolicy = NonNullable<Pkcs11Settings['gcmIv']>;
+
+export const defaultWrappingKey = 'keyslot-wrapping';

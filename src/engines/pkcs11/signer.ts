@@ -1,12 +1,11 @@
 import type { Handle } from 'pkcs11js';
 import type { KeyInfo, Signer } from '../../custody/engine.ts';
 import { type Signature, signature } from '../../custody/ids.ts';
-import { KeyslotError } from '../../foundation/errors.ts';
-import { limits } from '../../foundation/limits.ts';
+import { refuseUnsignable } from '../../custody/signing.ts';
 import { ckrClass, tokenError } from './ckr.ts';
 import { CKM_EDDSA } from './constants.ts';
 import { CkrError, type Cryptoki } from './cryptoki.ts';
-import { abortedError, type SessionPool } from './pool.ts';
+import { abortedError, type SessionPool, untilAborted } from './pool.ts';
 
 /** One key of a token with its handle cached: finding it again would cost a search of the whole token. */
 export class Pkcs11Signer implements Signer {
@@ -31,7 +30,7 @@ export class Pkcs11Signer implements Signer {
   }
 
   async sign(message: Uint8Array, signal?: AbortSignal): Promise<Signature> {
-    refuseUnsignable(message);
+    refuseUnsignable(message); // an empty one would leave a SoftHSM session in an active operation for ever
     if (signal?.aborted) throw abortedError();
     const copy = Buffer.alloc(message.length); // ours until the token is done with it, whatever the caller does
     copy.set(message);
@@ -68,24 +67,4 @@ export class Pkcs11Signer implements Signer {
     this.#handle = handle;
     return true;
   }
-}
-
-function refuseUnsignable(message: Uint8Array): void {
-  // An empty message would leave a SoftHSM session in an active operation for ever.
-  if (message.length === 0) throw new KeyslotError('MESSAGE_EMPTY', 'The message has no bytes.');
-  if (message.length > limits.message_bytes_max) {
-    throw new KeyslotError(
-      'MESSAGE_TOO_LARGE',
-      `The message has ${message.length} bytes; the most is ${limits.message_bytes_max}.`,
-    );
-  }
-}
-
-/** Answers an abort at once; what the token has begun it finishes, on a session that stays taken meanwhile. */
-function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(abortedError());
-    signal.addEventListener('abort', abort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
-  });
 }

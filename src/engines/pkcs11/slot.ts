@@ -5,6 +5,7 @@ import { type ErrorCode, isKeyslotError, KeyslotError } from '../../foundation/e
 import { limits } from '../../foundation/limits.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { Secret } from '../../foundation/secret.ts';
+import { KeyFolder } from '../../sealing/key-folder.ts';
 import { isPinRefusal, tokenError } from './ckr.ts';
 import {
   CKF_PROTECTED_AUTHENTICATION_PATH,
@@ -14,21 +15,25 @@ import {
   CKF_USER_PIN_FINAL_TRY,
   CKF_USER_PIN_INITIALIZED,
   CKF_USER_PIN_LOCKED,
+  CKM_AES_GCM,
   CKM_EDDSA,
   CKU_USER,
 } from './constants.ts';
 import { CkrError } from './cryptoki.ts';
+import { TokenLogin } from './login.ts';
 import type { Pkcs11Module, TokenView } from './module.ts';
 import { abortedError, SessionPool } from './pool.ts';
 import { Pkcs11Session } from './session.ts';
-import type { Pkcs11Settings } from './settings.ts';
+import { custodyOfMode, defaultWrappingKey, type Pkcs11Settings } from './settings.ts';
+import { WrappedSession } from './wrapped-session.ts';
 
 export class Pkcs11Slot implements Slot {
   readonly id: SlotId;
   readonly #settings: Pkcs11Settings;
   readonly #module: Pkcs11Module;
   readonly #log: Log;
-  #session: Pkcs11Session | undefined;
+  #login: TokenLogin | undefined;
+  #session: Session | undefined;
 
   constructor(id: SlotId, settings: Pkcs11Settings, module: Pkcs11Module, log: Log) {
     this.id = id;
@@ -43,7 +48,7 @@ export class Pkcs11Slot implements Slot {
     return {
       id: this.id,
       engine: 'pkcs11',
-      custody: 'hsm-native',
+      custody: custodyOfMode[this.#settings.mode],
       summary: `token "${token.label}" (${token.manufacturer} ${token.model}, serial ${token.serial})`,
       details: {
         module: this.#module.path,
@@ -52,7 +57,12 @@ export class Pkcs11Slot implements Slot {
         tokenSerial: token.serial,
         tokenModel: token.model,
         firmware: token.firmware,
-        eddsa: offersEddsa(token),
+        mode: this.#settings.mode,
+        eddsa: offers(token, CKM_EDDSA),
+        aesGcm: offers(token, CKM_AES_GCM),
+        ...(this.#settings.mode === 'wrapped'
+          ? { wrappingKey: this.#settings.wrappingKey ?? defaultWrappingKey }
+          : {}),
         pinCountLow: (token.flags & CKF_USER_PIN_COUNT_LOW) !== 0,
       },
     };
@@ -65,11 +75,12 @@ export class Pkcs11Slot implements Slot {
    * initialised anew; the PIN is not involved in that.
    */
   async open(pin: Secret, signal?: AbortSignal): Promise<Session> {
+    const folder = await this.#folder(); // before a PIN is spent
     if (signal?.aborted) throw abortedError();
     const { token, anchor } = this.#reached(pin);
-    this.#login(anchor, token, pin);
+    this.#logIn(anchor, token, pin);
     this.#module.tokensInUse.add(token.serial);
-    this.#session = new Pkcs11Session({
+    const login = new TokenLogin({
       slot: this.id,
       cryptoki: this.#module.cryptoki,
       anchor,
@@ -77,15 +88,37 @@ export class Pkcs11Slot implements Slot {
       whenClosed: settled => {
         if (!settled) this.#module.hung = true;
         this.#module.tokensInUse.delete(token.serial);
+        this.#login = undefined;
         this.#session = undefined;
       },
     });
+    this.#login = login;
+    this.#session = folder ? await this.#wrapped(login, folder) : new Pkcs11Session(login);
     return this.#session;
   }
 
   /** True when nothing of this slot is running in the module any more. */
   async close(): Promise<boolean> {
-    return (await this.#session?.close()) ?? true;
+    const login = this.#login;
+    await this.#session?.[Symbol.asyncDispose]();
+    return (await login?.close()) ?? true;
+  }
+
+  async #wrapped(login: TokenLogin, folder: KeyFolder): Promise<Session> {
+    try {
+      return await WrappedSession.open(login, folder, this.#settings, this.#log);
+    } catch (error) {
+      await login.close();
+      throw error;
+    }
+  }
+
+  /** Where the sealed seeds are; nothing in mode native. KEY_FILE_UNSAFE, CONFIG_INVALID. */
+  async #folder(): Promise<KeyFolder | undefined> {
+    const { mode, folder } = this.#settings;
+    if (mode === 'native') return undefined;
+    if (folder !== undefined) return await KeyFolder.open(folder);
+    throw new KeyslotError('CONFIG_INVALID', `Slot ${this.id} with mode "wrapped" needs a folder.`);
   }
 
   #reached(pin: Secret): { token: TokenView; anchor: Handle } {
@@ -144,12 +177,7 @@ export class Pkcs11Slot implements Slot {
   #refuseUnsuitable(token: TokenView, pin: Secret): void {
     const has = (flag: number) => (token.flags & flag) !== 0;
     const place = `Token "${token.label}"`;
-    if (!offersEddsa(token)) {
-      throw new KeyslotError(
-        'TOKEN_UNSUITABLE',
-        `${place} does not list CKM_EDDSA, which mode "native" needs.`,
-      );
-    }
+    this.#refuseMechanisms(token, place);
     if (has(CKF_PROTECTED_AUTHENTICATION_PATH)) {
       throw new KeyslotError(
         'TOKEN_UNSUITABLE',
@@ -177,6 +205,27 @@ export class Pkcs11Slot implements Slot {
     }
   }
 
+  /** The list of the token is believed: without EdDSA in it, some tokens still make such keys, and never sign. */
+  #refuseMechanisms(token: TokenView, place: string): void {
+    const { mode } = this.#settings;
+    const aesGcm = offers(token, CKM_AES_GCM);
+    if (mode === 'native' && !offers(token, CKM_EDDSA)) {
+      const instead = aesGcm
+        ? 'Set mode: wrapped, which seals keys with an AES key of the token and signs in process memory.'
+        : 'Nor does it list CKM_AES_GCM, so that mode "wrapped" is not possible either.';
+      throw new KeyslotError(
+        'TOKEN_UNSUITABLE',
+        `${place} does not list CKM_EDDSA, which mode "native" needs. ${instead}`,
+      );
+    }
+    if (mode === 'wrapped' && !aesGcm) {
+      throw new KeyslotError(
+        'TOKEN_UNSUITABLE',
+        `${place} does not list CKM_AES_GCM, which mode "wrapped" needs.`,
+      );
+    }
+  }
+
   /** The session that holds the login for as long as the slot is open, and serves everything but signing. */
   #openAnchor(token: TokenView): Handle {
     try {
@@ -186,7 +235,7 @@ export class Pkcs11Slot implements Slot {
     }
   }
 
-  #login(anchor: Handle, token: TokenView, pin: Secret): void {
+  #logIn(anchor: Handle, token: TokenView, pin: Secret): void {
     const { cryptoki } = this.#module;
     const login = () => pin.useText(text => cryptoki.login(anchor, CKU_USER, text));
     try {
@@ -229,5 +278,5 @@ const unreached: ReadonlySet<ErrorCode> = new Set(['TOKEN_NOT_FOUND', 'TOKEN_UNA
 
 const CKR_USER_ALREADY_LOGGED_IN = 0x100; // PKCS#11 v3.1 §5.6.8
 
-const offersEddsa = (token: TokenView): boolean =>
-  token.mechanisms().some(mechanism => mechanism.type === CKM_EDDSA);
+const offers = (token: TokenView, type: number): boolean =>
+  token.mechanisms().some(mechanism => mechanism.type === type);

@@ -1,6 +1,8 @@
 import fc from 'fast-check';
+import pkcs11js from 'pkcs11js';
 import { describe, expect, it } from 'vitest';
 import {
+  guardedGcm,
   guardedHandle,
   guardedMechanism,
   guardedTemplate,
@@ -65,5 +67,25 @@ describe('the guards before the addon', () => {
       expect(() => guardedHandle(handle)).toThrow(TypeError);
     }
     expect(guardedHandle(Buffer.alloc(8))).toHaveLength(8);
+  });
+
+  it('let no AES-GCM through without 12 bytes of IV, additional data, and 96 or no bits', () => {
+    const sound = { iv: Buffer.alloc(12), ivBits: 96, aad: Buffer.from('aad') };
+    for (const iv of [...hostile, Buffer.alloc(11), Buffer.alloc(13), new Uint8Array(12)] as never[]) {
+      expect(() => guardedGcm({ ...sound, iv })).toThrow(TypeError);
+    }
+    for (const aad of [...hostile, Buffer.alloc(0), new Uint8Array(3)] as never[]) {
+      expect(() => guardedGcm({ ...sound, aad })).toThrow(TypeError);
+    }
+    for (const ivBits of [...hostile, 12, 128] as never[]) {
+      expect(() => guardedGcm({ ...sound, ivBits })).toThrow(TypeError);
+    }
+    expect(guardedGcm({ ...sound, ivBits: 0 }).parameter).toMatchObject({ ivBits: 0, tagBits: 128 });
+  });
+
+  it('name the GCM parameters of PKCS#11 v2.40 and later by the number that the addon has for them', () => {
+    const mechanism = guardedGcm({ iv: Buffer.alloc(12), ivBits: 96, aad: Buffer.from('aad') });
+    expect(mechanism.mechanism).toBe(pkcs11js.CKM_AES_GCM);
+    expect(mechanism.parameter).toMatchObject({ type: pkcs11js.CK_PARAMS_AES_GCM_v240 });
   });
 });

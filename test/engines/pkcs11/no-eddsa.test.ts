@@ -8,12 +8,15 @@ import { softToken } from './soft-token.ts';
 const token = softToken({ label: 'old', mechanisms: '-,CKM_EDDSA,CKM_EC_EDWARDS_KEY_PAIR_GEN' });
 afterAll(() => token.remove());
 
-it('refuses mode native on a token that does not list CKM_EDDSA, before a PIN is spent', async () => {
+it('refuses mode native on a token that does not list CKM_EDDSA, before a PIN is spent, and names mode wrapped', async () => {
   const report = inspectModule(token.module).tokens.find(each => each.label === token.label);
   expect(report).toMatchObject({ eddsa: false, edwardsKeyPairGen: false });
   const settings = pkcs11Settings.parse({ module: token.module, tokenLabel: token.label });
   await using engine = createPkcs11Engine(slotId('main'), settings, silentLog);
   const [slot] = await engine.slots();
   using pin = token.pin();
-  await expect(slot?.open(pin)).rejects.toMatchObject({ code: 'TOKEN_UNSUITABLE' });
+  await expect(slot?.open(pin)).rejects.toMatchObject({
+    code: 'TOKEN_UNSUITABLE',
+    message: expect.stringContaining('mode: wrapped'),
+  });
 });

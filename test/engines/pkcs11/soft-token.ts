@@ -18,6 +18,8 @@ export interface SoftToken {
   readonly module: string;
   readonly label: string;
   readonly configuration: string;
+  /** Everything of this SoftHSM; removed with it. */
+  readonly folder: string;
   pin(): Secret;
   pinText: string;
   /** Another token in the same directory. */
@@ -55,6 +57,7 @@ export function softToken(options: { label?: string; mechanisms?: string } = {})
     module,
     label,
     configuration,
+    folder,
     pin,
     pinText,
     addToken,

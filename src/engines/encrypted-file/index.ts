@@ -1,0 +1,2 @@
+export { createEncryptedFileEngine } from './engine.ts';
+export { type EncryptedFileSettings, encryptedFileSettings } from './settings.ts';

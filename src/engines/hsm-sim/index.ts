@@ -1,0 +1,2 @@
+export { createHsmSimEngine } from './engine.ts';
+export { type HsmSimSettings, hsmSimSettings } from './settings.ts';

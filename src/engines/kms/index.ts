@@ -1,0 +1,2 @@
+export { createKmsEngine } from './engine.ts';
+export { type KmsSettings, kmsSettings } from './settings.ts';

@@ -1,0 +1,3 @@
+export { createMpcEngine } from './engine.ts';
+export { joinNodeSecrets, splitNodeSecrets } from './node-secrets.ts';
+export { type MpcSettings, mpcSettings } from './settings.ts';
