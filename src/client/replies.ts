@@ -1,0 +1,178 @@
+import type {
+  Health,
+  KeyView,
+  MigrationKeyView,
+  MigrationPlanView,
+  MigrationView,
+  SessionView,
+  SlotView,
+} from '../wire/views.ts';
+import { type Check, flag, list, number, optional, record, shape, text, word } from './checks.ts';
+
+/** The shapes of the replies, one check a route: the same as `wire/views.ts`, which only the types come from. */
+
+const reason = shape<{ code: string; detail: string }>({ code: text, detail: text });
+
+export const slot = shape<SlotView>({
+  id: text,
+  engine: text,
+  custody: word(),
+  state: word(),
+  reason: optional(reason),
+  access: word(),
+  attended: flag,
+  summary: text,
+  details: record(
+    (value): value is string | number | boolean =>
+      typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean',
+  ),
+  findings: list(shape<SlotView['findings'][number]>({ key: text, problem: word() })),
+});
+
+export const slots = shape<{ slots: SlotView[] }>({ slots: list(slot) });
+
+export const key = shape<KeyView>({
+  id: text,
+  slot: text,
+  publicKey: text,
+  publicKeyBase64: text,
+  custody: word(),
+  exportable: flag,
+  state: word(),
+  origin: word(),
+  createdAt: text,
+  attributes: optional(record(flag)),
+});
+
+export interface KeyPage {
+  keys: KeyView[];
+  /** The cursor of the next page; absent on the last one. */
+  next?: string | undefined;
+}
+export const keyPage = shape<KeyPage>({ keys: list(key), next: optional(text) });
+
+/** A session token goes into a header, so it may only hold what a header can carry. */
+const token: Check<string> = (value): value is string =>
+  typeof value === 'string' && /^[A-Za-z0-9._~+/=-]{16,512}$/.test(value);
+
+export type OpenedSession = SessionView & { token: string };
+export const session = shape<OpenedSession>({ token, slot: text, expiresAt: text, idle_s: number });
+
+export type Custody = KeyView['custody'];
+export type MessageKind = 'bytes' | 'offchain';
+export type TransactionVersion = 'legacy' | 'v0' | 'v1';
+
+interface ToldMessage {
+  signatureBase64: string;
+  kind: MessageKind;
+}
+interface ToldTransaction {
+  signatureBase64: string;
+  signedTransaction: string;
+  version: TransactionVersion;
+}
+interface By {
+  publicKey: string;
+  custody: Custody;
+}
+
+const message = { signatureBase64: text, kind: word<MessageKind>() };
+const transaction = { signatureBase64: text, signedTransaction: text, version: word<TransactionVersion>() };
+const by = { publicKey: text, custody: word<Custody>() };
+
+export const signedMessage = shape<ToldMessage & By>({ ...message, ...by });
+export const signedTransaction = shape<ToldTransaction & By>({ ...transaction, ...by });
+
+export interface Problem {
+  code: string;
+  detail: string;
+  retryable: boolean;
+  requestId: string;
+}
+export const problem = shape<Problem>({ code: text, detail: text, retryable: flag, requestId: text });
+
+export type ToldResult = ToldMessage | ToldTransaction | { error: Problem };
+const isMessage = shape<ToldMessage>(message);
+const isTransaction = shape<ToldTransaction>(transaction);
+const isError = shape<{ error: Problem }>({ error: problem });
+const result: Check<ToldResult> = (value): value is ToldResult =>
+  isMessage(value) || isTransaction(value) || isError(value);
+export const batch = shape<By & { results: ToldResult[] }>({ results: list(result), ...by });
+
+export const verified = shape<{ valid: boolean }>({ valid: flag });
+
+export const health = shape<Health>({
+  ready: flag,
+  checks: list(
+    shape<Health['checks'][number]>({ id: text, ok: flag, state: text, custody: optional(word()) }),
+  ),
+});
+export const alive = shape<{ status: string }>({ status: text });
+
+const plannedKey = shape<MigrationPlanView['keys'][number]>({
+  key: text,
+  publicKey: optional(text),
+  possible: flag,
+  reason: optional(reason),
+});
+
+export const migrationPlan = shape<MigrationPlanView>({
+  from: text,
+  to: text,
+  possible: number,
+  impossible: number,
+  obstacle: optional(reason),
+  notes: list(text),
+  keys: list(plannedKey),
+});
+
+const migrationFields: { readonly [F in keyof MigrationView]-?: Check<MigrationView[F]> } = {
+  id: text,
+  from: text,
+  to: text,
+  createdAt: text,
+  createdBy: text,
+  state: word(),
+  counts: record(number),
+  failed: number,
+};
+
+export const migration = shape<MigrationView>(migrationFields);
+export const migrations = shape<{ migrations: MigrationView[] }>({ migrations: list(migration) });
+
+export type StartedMigration = MigrationView & { leftOut: MigrationPlanView['keys'] };
+export const startedMigration = shape<StartedMigration>({ ...migrationFields, leftOut: list(plannedKey) });
+
+const migrationKey = shape<MigrationKeyView>({
+  key: text,
+  publicKey: text,
+  step: word(),
+  custodyBefore: word(),
+  custodyAfter: optional(word()),
+  times: record(text),
+  proof: optional(
+    shape<NonNullable<MigrationKeyView['proof']>>({
+      slot: text,
+      at: text,
+      challenge: text,
+      challengeSha256: text,
+      signature: text,
+    }),
+  ),
+  error: optional(reason),
+});
+
+export interface MigrationPage {
+  migration: MigrationView;
+  keys: MigrationKeyView[];
+  /** `after` of the next part; absent when every key has had its turn. */
+  next?: string | undefined;
+}
+export const migrationPage = shape<MigrationPage>({
+  migration,
+  keys: list(migrationKey),
+  next: optional(text),
+});
+
+/** What a route without an answer answers. */
+export const nothing = shape<object>({});
