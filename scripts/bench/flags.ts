@@ -2,6 +2,9 @@ import { parseArgs } from 'node:util';
 import { type Mode, modes } from './work.ts';
 
 export interface Flags {
+  /** Each custody by itself, instead of the appliance end to end. */
+  readonly engines: boolean;
+  readonly quick: boolean;
   readonly json: boolean;
   readonly seconds: number;
   readonly warmUp_signatures: number;
@@ -16,8 +19,9 @@ export interface Flags {
   readonly settle_ms: number;
 }
 
-export const usage = `usage: npm run bench -- [--json] [--quick] [--seconds N] [--connections N,N] [--only PART,PART] [--signatures N]
+export const usage = `usage: npm run bench -- [engines] [--json] [--quick] [--seconds N] [--connections N,N] [--only PART,PART] [--signatures N]
 
+  engines         save, load and sign in each custody by itself; takes --json and --quick
   --json          one line of JSON last
   --quick         a smoke test: a second each, few signatures; its numbers mean little
   --seconds N     how long each measurement takes (5)
@@ -27,8 +31,9 @@ export const usage = `usage: npm run bench -- [--json] [--quick] [--seconds N] [
 
 /** Throws a TypeError that says which flag is wrong. */
 export function parsedFlags(args: readonly string[]): Flags {
-  const { values } = parseArgs({
+  const { values, positionals } = parseArgs({
     args: [...args],
+    allowPositionals: true,
     options: {
       json: { type: 'boolean', default: false },
       quick: { type: 'boolean', default: false },
@@ -39,11 +44,15 @@ export function parsedFlags(args: readonly string[]): Flags {
     },
   });
   const { quick } = values;
+  const stranger = positionals.find(each => each !== 'engines');
+  if (stranger !== undefined) throw new TypeError(`There is no benchmark ${stranger}.`);
   const only = values.only.split(',');
   const unknown = only.find(part => !['raw', 'memory', ...modes].includes(part));
   if (unknown !== undefined) throw new TypeError(`--only has no part ${unknown}.`);
   const seconds = numberFlag('seconds', values.seconds ?? (quick ? '1' : '5'), 600);
   return {
+    engines: positionals.length > 0,
+    quick,
     json: values.json,
     seconds,
     warmUp_signatures: quick ? 200 : 10_000,

@@ -1,3 +1,4 @@
+import { benchEngines } from './engines.ts';
 import { type Flags, parsedFlags, usage } from './flags.ts';
 import { measure } from './measurement.ts';
 import { aimsOf, reportText } from './report.ts';
@@ -9,6 +10,10 @@ import { aimsOf, reportText } from './report.ts';
  */
 async function main(flags: Flags): Promise<void> {
   await using stack = new AsyncDisposableStack();
+  if (flags.engines) {
+    await Promise.race([benchEngines(flags, stack, progress), interruption()]);
+    return;
+  }
   const report = await Promise.race([measure(flags, stack, progress), interruption()]);
   progress('stopping');
   await stack.disposeAsync();
