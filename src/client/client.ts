@@ -2,7 +2,7 @@ import { limits } from '../foundation/limits.ts';
 import type { Health, KeyView, MigrationPlanView, MigrationView, SlotView } from '../wire/views.ts';
 import { fromBase64, toBase64 } from './bytes.ts';
 import type { Check } from './checks.ts';
-import { KeyslotClientError } from './errors.ts';
+import { isKeyslotClientError, KeyslotClientError } from './errors.ts';
 import { PinSession } from './pin-session.ts';
 import * as replies from './replies.ts';
 import {
@@ -158,6 +158,23 @@ export function createKeyslotClient(options: ClientOptions) {
       asked,
     );
 
+  const showKey = async (key: string, asked: SignOptions = {}): Promise<KeyView> => {
+    const question: Question<KeyView, KeyView> = {
+      method: 'GET',
+      path: keyPath(key),
+      repeatable: true,
+      check: replies.key,
+      read: same,
+    };
+    try {
+      return await ask(question, asked);
+    } catch (thrown) {
+      const unknown = isKeyslotClientError(thrown) && thrown.code === 'KEY_UNKNOWN';
+      if (!unknown || !pinSession || asked.session !== undefined) throw thrown;
+    }
+    return pinSession.use(session => ask(question, { ...asked, session }), asked.signal);
+  };
+
   const listKeys = (page: Page & { readonly slot?: string | undefined } = {}, asked?: CallOptions) =>
     get(`/v1/keys${queryOf({ ...page })}`, replies.keyPage, asked);
 
@@ -211,8 +228,8 @@ export function createKeyslotClient(options: ClientOptions) {
       list: async (...asked: Parameters<typeof listKeys>): Promise<replies.KeyPage> => listKeys(...asked),
       /** Page after page, as they are asked for. */
       all: allKeys,
-      show: async (key: string, asked?: CallOptions): Promise<KeyView> =>
-        get(keyPath(key), replies.key, asked),
+      /** Without a grant of the key's slot, a PIN session is what shows it. */
+      show: showKey,
       generate: async (id: string, slot: string, asked?: CallOptions): Promise<KeyView> =>
         post('/v1/keys', { id, slot }, replies.key, asked),
       /** A seed of 32 bytes, or the 64 bytes of a Solana key file. */

@@ -55,6 +55,11 @@ export class CallerSessions {
     return session?.identity === identity.name && session.slot === slot && this.#alive(session);
   }
 
+  /** SESSION_EXPIRED for a token that was presented and is of no live session, so that its holder opens another. */
+  refuseExpired(digest: string | undefined): void {
+    if (digest !== undefined) this.#find(digest);
+  }
+
   /** Ends a session of this identity. The same failures as `require`. */
   close(digest: string | undefined, identity: Identity): void {
     const session = this.#find(digest);

@@ -378,6 +378,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   #visibleKey(id: KeyId, identity: Identity, call: Call): KeyRecord {
     const record = this.#registry.get(id);
     if (record && record.state !== 'pending' && this.#mayRead(record.slot, identity, call)) return record;
+    this.#sessions.refuseExpired(call.session); // whether or not there is such a key
     throw keyUnknown(id);
   }
 

@@ -22,6 +22,7 @@ beforeAll(async () => {
   });
   const names = ['right', 'wrong', 'hasty', 'own'];
   for (const name of names) issued.set(name, await home.addIdentity(name, ['signer'], ['session', 'other']));
+  issued.set('ungranted', await home.addIdentity('ungranted', ['signer'], []));
   appliance = await serve(home);
   developer = clientOf(home, appliance);
   for (const slot of ['session', 'other']) await developer.keys.generate(`in-${slot}`, slot);
@@ -74,6 +75,19 @@ describe('the session of a client', () => {
     await client.close();
     expect(asked.at(-1)).toBe('DELETE /sessions/current');
     expect(await codeOf(client.signMessage('in-session', message))).toBe('CLIENT_ABORTED');
+  });
+
+  it('shows and signs with a key of whose slot the identity has no grant, also after it has expired', async () => {
+    const { client, asked } = sessionClient('ungranted', rightPin);
+    const signer = await createKeyslotSigner({ client, keyId: 'in-session' });
+    expect(count(asked, opening)).toBe(1);
+    expect(await signer.signMessages([{ content: message }])).toHaveLength(1);
+    await new Promise(done => setTimeout(done, idle_s * 1_000 + 300));
+    expect((await client.keys.show('in-session')).id).toBe('in-session');
+    expect(count(asked, opening)).toBe(2);
+    expect(await codeOf(client.keys.show('in-other'))).toBe('KEY_UNKNOWN'); // the session is of another slot
+    expect(await codeOf(client.keys.show('no-such-key'))).toBe('KEY_UNKNOWN');
+    await client.close();
   });
 
   it('is opened again after it has expired, once for all who find out', async () => {

@@ -58,7 +58,9 @@ describe('the access of a slot', () => {
     expect(await refusal(show(elsewhere))).toBe('KEY_UNKNOWN');
     expect(await refusal(show(await lab.session('signer')))).toBe('KEY_UNKNOWN'); // another identity's
     await close(session, 'ungranted');
-    expect(await refusal(show(session))).toBe('KEY_UNKNOWN');
+    expect(await refusal(show(session))).toBe('SESSION_EXPIRED');
+    const missing = lab.ask('ungranted', 'show-key', { key: 'no-such-key' }, { session });
+    expect(await refusal(missing)).toBe('SESSION_EXPIRED'); // and says nothing of the key
   });
 
   it('`identity` lets a grant sign, with a session or without', async () => {
