@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { defineConfig } from 'vitest/config';
 import type { TestModule } from 'vitest/node';
 
@@ -18,6 +19,8 @@ export default defineConfig({
     // A PKCS#11 module reads its environment once per process and shares its login state: one process a file.
     pool: 'forks',
     maxWorkers: 2,
+    // Hundreds of processes are started; each would compile the same sources again.
+    env: { NODE_COMPILE_CACHE: join(import.meta.dirname, 'node_modules', '.cache', 'compiled') },
     testTimeout: 60_000,
     hookTimeout: 60_000,
     reporters: ['default', count],

@@ -1,30 +1,39 @@
 import type { CustodyLabel, Engine, EngineName } from '../custody/engine.ts';
 import { type SlotId, slotId } from '../custody/ids.ts';
-import { createEncryptedFileEngine } from '../engines/encrypted-file/index.ts';
-import { createHsmSimEngine } from '../engines/hsm-sim/index.ts';
-import { createKmsEngine } from '../engines/kms/index.ts';
-import { createMemoryEngine } from '../engines/memory/index.ts';
-import { createMpcEngine } from '../engines/mpc/index.ts';
-import { createPkcs11Engine } from '../engines/pkcs11/index.ts';
 import type { Log } from '../foundation/log.ts';
 import { type Config, keyFolderOf, type SlotConfig } from './config.ts';
 import { readSecret } from './secrets.ts';
 
-/** Every custody technology that a slot can be configured with. */
+/**
+ * Every custody technology that a slot can be configured with. An engine is loaded when a slot has it: a custodian
+ * without a token loads no native addon, and one without KMS no AWS library.
+ */
 export const catalogue: { readonly [N in EngineName]: Maker<N> } = {
-  pkcs11: (id, { settings }, { folder, log }) => createPkcs11Engine(id, { ...settings, folder }, log),
-  'encrypted-file': (id, { settings }, { folder, log }) =>
-    createEncryptedFileEngine(id, { ...settings, folder }, log),
-  'hsm-sim': (id, { settings, moduleSecret }, { config, folder, log }) =>
-    createHsmSimEngine(
-      id,
-      { ...settings, folder },
-      () => readSecret(config, moduleSecret, `slots.${id}.moduleSecret`),
-      log,
-    ),
-  kms: (id, { settings }, { folder, log }) => createKmsEngine(id, { ...settings, folder }, log),
-  mpc: (id, { settings }, { folder, log }) => createMpcEngine(id, { ...settings, folder }, log),
-  memory: id => createMemoryEngine(id),
+  pkcs11: async (id, { settings }, { folder, log }) => {
+    const { createPkcs11Engine } = await import('../engines/pkcs11/index.ts');
+    return createPkcs11Engine(id, { ...settings, folder }, log);
+  },
+  'encrypted-file': async (id, { settings }, { folder, log }) => {
+    const { createEncryptedFileEngine } = await import('../engines/encrypted-file/index.ts');
+    return createEncryptedFileEngine(id, { ...settings, folder }, log);
+  },
+  'hsm-sim': async (id, { settings, moduleSecret }, { config, folder, log }) => {
+    const { createHsmSimEngine } = await import('../engines/hsm-sim/index.ts');
+    const readModuleSecret = () => readSecret(config, moduleSecret, `slots.${id}.moduleSecret`);
+    return createHsmSimEngine(id, { ...settings, folder }, readModuleSecret, log);
+  },
+  kms: async (id, { settings }, { folder, log }) => {
+    const { createKmsEngine } = await import('../engines/kms/index.ts');
+    return createKmsEngine(id, { ...settings, folder }, log);
+  },
+  mpc: async (id, { settings }, { folder, log }) => {
+    const { createMpcEngine } = await import('../engines/mpc/index.ts');
+    return createMpcEngine(id, { ...settings, folder }, log);
+  },
+  memory: async id => {
+    const { createMemoryEngine } = await import('../engines/memory/index.ts');
+    return createMemoryEngine(id);
+  },
 };
 
 /** The label of the keys of a slot, known also when the engine itself cannot be asked. */
@@ -52,7 +61,7 @@ const custodyOfKms = {
 } as const satisfies Record<string, CustodyLabel>;
 
 /** The engine of one configured slot. Fails with the engine's start-up errors. */
-export function createEngine(config: Config, slot: SlotConfig, log: Log): Engine {
+export function createEngine(config: Config, slot: SlotConfig, log: Log): Promise<Engine> {
   const id = slotId(slot.id);
   const place = { config, folder: keyFolderOf(config, slot), log };
   switch (slot.engine) {
@@ -75,7 +84,7 @@ type Maker<N extends EngineName> = (
   id: SlotId,
   slot: Extract<SlotConfig, { engine: N }>,
   place: Place,
-) => Engine;
+) => Promise<Engine>;
 
 interface Place {
   readonly config: Config;

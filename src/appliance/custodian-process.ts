@@ -45,7 +45,7 @@ async function start(boot: CustodianBoot) {
   const store = opened.use(new Store(boot.storeFile));
   const slots: SlotSetting[] = [];
   for (const slot of config.slots) {
-    const engine = opened.use(engineOf(config, slot, boot.firstStart, log));
+    const engine = opened.use(await engineOf(config, slot, boot.firstStart, log));
     slots.push(await slotSetting(config, slot, engine, boot.firstStart, log));
   }
   const { idle_s, absolute_s } = config.sessions;
@@ -99,9 +99,9 @@ async function walletSetting(
 }
 
 /** At the first start a module that cannot be used is refused by the name of its setting; later it waits as failed. */
-function engineOf(config: Config, slot: SlotConfig, firstStart: boolean, log: Log): Engine {
+async function engineOf(config: Config, slot: SlotConfig, firstStart: boolean, log: Log): Promise<Engine> {
   try {
-    return createEngine(config, slot, log);
+    return await createEngine(config, slot, log);
   } catch (thrown) {
     const { code, message } = toKeyslotError(thrown);
     const error = new KeyslotError(code, `slots.${slot.id}.settings.module: ${message}`, { cause: thrown });

@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { KeyslotError } from '../foundation/errors.ts';
 import { Secret } from '../foundation/secret.ts';
-import { createAuthority } from './certificates.ts';
 import { configFile } from './config.ts';
 import { privateFolder } from './home.ts';
 
@@ -103,6 +102,8 @@ const softhsmConf = (tokens: string): string =>
 
 async function keepOrIssueCertificates(folder: string): Promise<void> {
   if (existsSync(join(folder, 'complete'))) return;
+  // Only when it is needed: loading it takes longer than most commands.
+  const { createAuthority } = await import('./certificates.ts');
   const authority = await createAuthority('Keyslot development CA');
   const server = await authority.issueServer(['localhost', '127.0.0.1', '::1']);
   const developer = await authority.issueClient('developer');

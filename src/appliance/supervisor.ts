@@ -129,7 +129,7 @@ export class Supervisor implements AsyncDisposable {
       flags: hardened,
       environment: childEnvironment(
         { ...moduleEnvironment(config), UV_THREADPOOL_SIZE: String(signingThreads(config)) },
-        [...secretVariables(config), ...(asksAws(config) ? awsVariables() : [])],
+        [...secretVariables(config), ...(asksAws(config) ? awsVariables() : []), ...runtimeVariables(config)],
       ),
       boot: (bootSecret, firstStart): CustodianBoot => ({
         config,
@@ -153,7 +153,7 @@ export class Supervisor implements AsyncDisposable {
       name: 'gateway',
       entry: entryOf('gateway-process'),
       flags: [...hardened, ...confined],
-      environment: childEnvironment({}),
+      environment: childEnvironment({}, runtimeVariables(this.#config)),
       boot: (bootSecret): GatewayBoot => ({
         // After the first start the ports are known: whoever asked for "any port" keeps the one it was given.
         listen: { ...listen, port: portOf(this.#listening.url) ?? listen.port },
@@ -276,3 +276,7 @@ async function credentialOf(
 }
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+/** Code that was compiled before, which is trusted as the sources are: nothing that production takes from a shell. */
+const runtimeVariables = ({ profile }: Config): readonly string[] =>
+  profile === 'development' ? ['NODE_COMPILE_CACHE'] : [];

@@ -78,7 +78,7 @@ async function refuseWrongForAll(
 }
 
 /** Each costs the derivation of a key, so a wrong secret is not tried on thousands. */
-const looked_max = 8;
+const looked_max = 24;
 
 /** False for a file that was sealed with another secret; a file that is broken otherwise is no witness. */
 async function opens(

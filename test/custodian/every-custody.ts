@@ -38,14 +38,14 @@ interface Custody {
   /** What its sessions can do, as it matters for moving keys. */
   readonly gives: boolean;
   readonly takes: boolean;
-  /** Whether keys outlive the process. */
-  readonly durable: boolean;
+  /** Whether it takes part where the custodian is killed: what is in memory alone does not survive that. */
+  readonly killed: boolean;
   make(place: Place): Engine;
 }
 
 const folderOf = (place: Place, slot: string) => join(place.folder, slot);
 const filePin = () => 'a long enough secret';
-const both = { gives: true, takes: true, durable: true };
+const both = { gives: true, takes: true, killed: true };
 
 /** Every custody under the name of its slot. */
 export const custodies = {
@@ -60,6 +60,7 @@ export const custodies = {
   },
   'file-page-form': {
     ...both,
+    killed: false, // the same engine as `file`, with a key derivation for each look at a key
     label: 'encrypted-file',
     pin: filePin,
     make: place => {
@@ -142,7 +143,7 @@ export const custodies = {
   },
   memory: {
     ...both,
-    durable: false,
+    killed: false,
     label: 'memory',
     pin: filePin,
     make: () => createMemoryEngine(slotId('memory')),

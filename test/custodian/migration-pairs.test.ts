@@ -50,8 +50,7 @@ const pairs = custodyNames.flatMap(from =>
 );
 const possible = pairs.filter(([from, to]) => custodies[from].gives && custodies[to].takes);
 const impossible = pairs.filter(pair => !possible.includes(pair));
-/** What is in memory alone does not survive a kill, so it is moved, and not killed, here. */
-const durable = possible.filter(([from, to]) => custodies[from].durable && custodies[to].durable);
+const killed = possible.filter(([from, to]) => custodies[from].killed && custodies[to].killed);
 
 const ask = <N extends OperationName>(world: OpenCustodies, name: N, input: Request<N>['input']) =>
   askOf(world.custodian, 'both', name, input);
@@ -127,7 +126,7 @@ describe('a custodian with a slot of every custody', () => {
   });
 });
 
-describe(`a custodian that is killed while it moves a key between each of ${durable.length} pairs of custodies`, () => {
+describe(`a custodian that is killed while it moves a key between each of ${killed.length} pairs of custodies`, () => {
   it.each([
     'before the source exports',
     'before the target imports',
@@ -138,7 +137,7 @@ describe(`a custodian that is killed while it moves a key between each of ${dura
     async point => {
       const moving = await withWorld(async world => {
         const all: Moving[] = [];
-        for (const [from, to] of durable) all.push(await planned(world, from, to));
+        for (const [from, to] of killed) all.push(await planned(world, from, to));
         return all;
       });
       await killedAt(point, moving);
