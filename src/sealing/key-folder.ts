@@ -97,7 +97,12 @@ export class KeyFolder {
     const target = below ?? this;
     const path = this.#pathOf(from);
     await writing(path, async () => {
-      await rename(path, target.#pathOf(to));
+      try {
+        await rename(path, target.#pathOf(to));
+      } catch (error) {
+        // Somebody else has moved it there meanwhile: then it is where it should be.
+        if (codeOf(error) !== 'ENOENT' || !(await target.has(to))) throw error;
+      }
       await synced(target.path);
       await synced(this.path);
     });

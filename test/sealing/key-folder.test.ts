@@ -103,6 +103,15 @@ describe('a key folder', () => {
     },
   );
 
+  it('is content when two move the same file at once, and not when it was never there', async () => {
+    const below = await KeyFolder.open(join(at.keys, 'below'));
+    await folder.create('shared', Buffer.from('content'));
+    const moving = Array.from({ length: 4 }, () => folder.move('shared', 'shared', below));
+    expect(await Promise.all(moving.map(refusal))).toEqual(Array(4).fill('none'));
+    expect(await below.read('shared')).toEqual(Buffer.from('content'));
+    expect(await refusal(folder.move('never', 'never', below))).toBe('KEY_FILE_UNWRITABLE');
+  });
+
   it('sweeps what interrupted writes left, and nothing else', async () => {
     at.write('.keyslot-writing-0123456789abcdef', 'half a fi');
     at.write('.hidden', 'somebody’s');
