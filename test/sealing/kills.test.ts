@@ -1,4 +1,5 @@
 import { execFileSync, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -36,10 +37,10 @@ async function killedSaving(at: TemporaryFolder, { env }: Compiled): Promise<Kil
   });
   const ended = once(saving, 'close');
   // One in ten at any time from its start; the others once it saves.
-  if (Math.random() < 0.1) await delay(Math.random() * 60);
+  if (randomInt(10) === 0) await delay(randomInt(60));
   else {
     await Promise.race([once(saving.stdout, 'data'), ended]);
-    await delay(Math.random() * 8);
+    await delay(randomInt(8));
   }
   saving.kill('SIGKILL');
   const [, signal] = (await ended) as [number | null, NodeJS.Signals | null];
