@@ -190,7 +190,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     'generate-key': async ({ input }, call, identity) => {
       const id = keyId(input.key);
       const keeper = this.#managedSlot(input.slot, identity);
-      const output = await watched(keeper, this.#keys.generate(id, keeper));
+      const output = await keeper.watched(this.#keys.generate(id, keeper));
       this.#log.info(
         { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
         'a key was generated',
@@ -201,7 +201,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
       using seed = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });
       const id = keyId(input.key);
       const keeper = this.#managedSlot(input.slot, identity);
-      const output = await watched(keeper, this.#keys.import(id, keeper, seed));
+      const output = await keeper.watched(this.#keys.import(id, keeper, seed));
       this.#log.info(
         { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
         'a key was imported',
@@ -211,7 +211,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     'adopt-key': async ({ input }, call, identity) => {
       const id = keyId(input.key);
       const keeper = this.#managedSlot(input.slot, identity);
-      const output = await watched(keeper, this.#keys.adopt(id, keeper, input.reference));
+      const output = await keeper.watched(this.#keys.adopt(id, keeper, input.reference));
       this.#log.info(
         { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
         'a key was adopted',
@@ -268,7 +268,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     'create-wallet': async ({ input }, call, identity) => {
       if (!this.#walletSlot) throw new KeyslotError('SLOT_UNKNOWN', 'No slot is configured for wallets.');
       const keeper = this.#managedSlot(this.#walletSlot, identity);
-      const output = await watched(keeper, this.#wallets.create(input.label, keeper));
+      const output = await keeper.watched(this.#wallets.create(input.label, keeper));
       this.#log.info(
         { key: output.id, slot: keeper.id, by: identity.name, requestId: call.requestId },
         'a wallet was made',
@@ -405,7 +405,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     if (record?.state !== 'active') throw keyUnknown(keyId(id));
     const keeper = this.#slotOf(record);
     if (!mayEnter(identity, keeper, call.session, this.#sessions)) throw keyUnknown(record.id);
-    return watched(keeper, keeper.lend(record, work));
+    return keeper.watched(keeper.lend(record, work));
   }
 
   async #noticing<T>(key: BoundSigner, work: Promise<T>): Promise<T> {
@@ -454,17 +454,6 @@ const mayMigrate = (identity: Identity, { from, to }: Migration): boolean =>
 /** In a slot with PIN sessions, whoever knows the PIN may come in; so its existence is no secret. */
 const maySee = (identity: Identity, keeper: SlotKeeper): boolean =>
   keeper.access === 'session' || mayUseSlot(identity, keeper.id);
-
-/** Tells the keeper when the token turns out to have gone. */
-async function watched<T>(keeper: SlotKeeper, work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (thrown) {
-    const error = toKeyslotError(thrown);
-    keeper.noticed(error);
-    throw error;
-  }
-}
 
 const order = (kind: Order['kind'], bytes: Uint8Array | undefined): Order => ({
   kind,

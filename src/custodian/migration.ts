@@ -143,8 +143,8 @@ export class Migrations {
     const imported = key.step === 'planned' ? this.#reached(key, 'imported') : key;
     // Also of a key that was proven before a stop: what the target held then it need not hold now.
     to.forgetSigner(key.key);
-    const bound = await noticing(to, to.signer(record));
-    const proof = await noticing(to, proveKey(key.migration, bound, this.#world.clock.utc()));
+    const bound = await to.watched(to.signer(record));
+    const proof = await to.watched(proveKey(key.migration, bound, this.#world.clock.utc()));
     const { custody: custodyAfter } = bound.signer.key;
     const proven = this.#reached(imported, 'proven', { proof, custodyAfter });
     return this.#switch(proven, { leaving: from, entering: to, info: bound.signer.key, step: 'switched' });
@@ -158,9 +158,9 @@ export class Migrations {
     if (!exports(source) || !imports(target)) {
       throw new KeyslotError('POWER_MISSING', `Keys cannot move from slot ${from.id} to slot ${to.id}.`);
     }
-    using seed = await noticing(from, source.export(key.key));
+    using seed = await from.watched(source.export(key.key));
     if (Buffer.compare(seed.use(publicKeyFromSeed), key.publicKey) !== 0) throw otherKey(from, key.key);
-    await noticing(to, target.import(key.key, seed));
+    await to.watched(target.import(key.key, seed));
     to.noteCopy(key.key, true);
   }
 
@@ -197,8 +197,8 @@ export class Migrations {
     if (key.step !== 'switched' && key.step !== 'kept') return this.#reached(key, 'rolled-back');
     const record = this.#registered(key, to);
     from.forgetSigner(key.key);
-    const bound = await noticing(from, from.signer(record));
-    const proof = await noticing(from, proveKey(key.migration, bound, this.#world.clock.utc()));
+    const bound = await from.watched(from.signer(record));
+    const proof = await from.watched(proveKey(key.migration, bound, this.#world.clock.utc()));
     const { key: info } = bound.signer;
     return this.#switch({ ...key, proof }, { leaving: to, entering: from, info, step: 'rolled-back' });
   }
@@ -218,7 +218,7 @@ export class Migrations {
     }
     if (await copyIn(keeper, key)) {
       this.#registeredOutside(key, keeper); // once more, with nothing awaited before the end of the copy begins
-      await noticing(keeper, session.destroy(key.key));
+      await keeper.watched(session.destroy(key.key));
     }
     keeper.forgetSigner(key.key);
     keeper.noteCopy(key.key, false);
@@ -231,7 +231,7 @@ export class Migrations {
 
   async #prove(key: MigrationKey, record: KeyRecord, keeper: SlotKeeper) {
     const proving = keeper.lend(record, bound => proveKey(key.migration, bound, this.#world.clock.utc()));
-    return noticing(keeper, proving);
+    return keeper.watched(proving);
   }
 
   /** The key as the registry has it: active, of this public key, and in this slot. MIGRATION_STATE. */
@@ -379,7 +379,7 @@ function entryOf({ id, publicKey, custody }: KeyRecord) {
 
 /** Whether the slot holds the key. KEY_MISMATCH when it holds another one under the same id. */
 async function copyIn(keeper: SlotKeeper, { key, publicKey }: MigrationKey): Promise<boolean> {
-  const info = await noticing(keeper, infoIn(keeper.session(), key));
+  const info = await keeper.watched(infoIn(keeper.session(), key));
   if (info && Buffer.compare(info.publicKey, publicKey) !== 0) throw otherKey(keeper, key);
   return info !== undefined;
 }
@@ -395,17 +395,6 @@ async function infoIn(session: Session, key: KeyId): Promise<KeyInfo | undefined
   } catch (thrown) {
     if (isKeyslotError(thrown) && thrown.code === 'KEY_UNKNOWN') return undefined;
     throw thrown;
-  }
-}
-
-/** Tells the keeper when its token turns out to have gone. */
-async function noticing<T>(keeper: SlotKeeper, work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (thrown) {
-    const error = toKeyslotError(thrown);
-    keeper.noticed(error);
-    throw error;
   }
 }
 

@@ -166,6 +166,17 @@ export class SlotKeeper {
     this.#findings = shown([...others, ...(kept ? [{ key, problem: 'kept-copy' as const }] : [])]);
   }
 
+  /** Work in this slot: a token that turns out to have gone takes the slot out of service. */
+  async watched<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (thrown) {
+      const error = toKeyslotError(thrown);
+      this.noticed(error);
+      throw error;
+    }
+  }
+
   /** A failure below, told by whoever met it: a token that has gone takes its slot out of service. */
   noticed(error: KeyslotError): void {
     if (error.code !== 'TOKEN_UNAVAILABLE' || !this.#opened) return;
