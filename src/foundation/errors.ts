@@ -127,6 +127,26 @@ export const errorTable = {
     'No credential was presented',
     'Present a client certificate of the configured CA, or a bearer token where the profile allows it.',
   ),
+  CREDENTIAL_EXPIRED: refused(401, 'The credential has expired', 'Present a current one.'),
+  JWKS_UNAVAILABLE: passing(
+    503,
+    'The keys of the token issuer cannot be read',
+    'Check the JWKS file or URL of the issuer; until then its tokens cannot be checked.',
+  ),
+  IDENTITY_INVALID: refused(422, 'The identity is not valid', 'Correct the field that is named.'),
+  IDENTITY_UNKNOWN: refused(404, 'There is no such identity', 'List them with keyslot identities list.'),
+  IDENTITY_EXISTS: refused(409, 'There is an identity of this name or credential', 'Choose another.'),
+  IDENTITY_MANAGED: refused(
+    409,
+    'The identity is kept in the configuration',
+    'Change the configuration, and reload or restart the appliance.',
+  ),
+  API_TOKEN_UNKNOWN: refused(404, 'There is no such API token', 'List them with keyslot tokens list.'),
+  API_TOKENS_DISABLED: refused(
+    409,
+    'API tokens are not allowed',
+    'Set apiTokens.enabled in the configuration, or use a client certificate.',
+  ),
   CREDENTIAL_UNKNOWN: refused(
     401,
     'The credential belongs to no identity',
@@ -161,6 +181,7 @@ export const errorTable = {
   ),
 
   // Keys and slots.
+  KEY_DISABLED: refused(409, 'The key is disabled', 'An admin enables it again: keyslot keys enable.'),
   KEY_UNKNOWN: refused(404, 'There is no such key', 'List the keys with GET /v1/keys.'),
   KEY_MISSING: refused(
     503,
@@ -379,6 +400,83 @@ export const errorTable = {
   RPC_NOT_CONFIGURED: refused(501, 'No Solana RPC node is configured', 'Set solanaRpcUrl in keyslot.yaml.'),
   RPC_FAILED: passing(503, 'The Solana RPC node did not answer', 'Retry; if it stays, check solanaRpcUrl.'),
 
+  // What policy, freezes and approvals say; every refusal of theirs is in the audit log.
+  POLICY_DENIED: refused(
+    403,
+    'The policy does not allow this',
+    'Read the violations; keyslot policy explain shows every rule. Change the request, or have the policy changed.',
+  ),
+  POLICY_INVALID: refused(422, 'The policy document is not valid', 'Correct the field that is named.'),
+  POLICY_UNKNOWN: refused(404, 'There is no such policy', 'List the policies with keyslot policy list.'),
+  POLICY_MANAGED: refused(
+    409,
+    'The policy is kept in a file of the configuration',
+    'Change the file, and reload or restart the appliance.',
+  ),
+  POLICY_CHANGED: refused(
+    409,
+    'The policy was changed meanwhile',
+    'Read the newest version, and send the change with its number.',
+  ),
+  FROZEN: refused(
+    423,
+    'Signing is frozen',
+    'Find out who froze it and why; an admin lifts the freeze with keyslot thaw.',
+  ),
+  FREEZE_UNKNOWN: refused(404, 'There is no such freeze', 'List them with keyslot freeze list.'),
+  APPROVAL_REQUIRED: refused(
+    403,
+    'The operation needs approvals',
+    'Request them at /v1/approvals, have others approve, and repeat the call with Keyslot-Approval.',
+  ),
+  APPROVAL_UNKNOWN: refused(404, 'There is no such approval', 'It may have expired: request another.'),
+  APPROVAL_UNUSABLE: refused(
+    403,
+    'The approval does not allow this call',
+    'An approval is for one request exactly, once, before it expires, and by people other than the requester.',
+  ),
+  EXPORT_DISABLED: refused(
+    403,
+    'Keys are not exported',
+    'Set exports.enabled in the configuration; it takes approvals all the same.',
+  ),
+
+  // The audit log. Nothing is signed that it could not record.
+  AUDIT_UNAVAILABLE: passing(
+    503,
+    'The audit log cannot be written',
+    'Make room on its disk; nothing was signed, and the log goes on by itself.',
+  ),
+  AUDIT_FAILED: refused(
+    503,
+    'The audit log has failed',
+    'Check its disk and restart the appliance; nothing is signed until then.',
+  ),
+  AUDIT_TAMPERED: refused(
+    503,
+    'The audit log is not as it was written',
+    'Keep the folder as evidence, run keyslot audit verify, and compare with a witness.',
+  ),
+  AUDIT_PRUNED: refused(404, 'The record was pruned', 'Look for it in the archive.'),
+  AUDIT_RECORD_UNKNOWN: refused(404, 'The audit log has no such record', 'Ask for a record below its size.'),
+  AUDIT_UNWITNESSED: refused(
+    409,
+    'No witness has seen these records',
+    'Prune below a witnessed checkpoint: keyslot audit status shows it.',
+  ),
+
+  // Repeated requests.
+  IDEMPOTENCY_KEY_INVALID: refused(
+    400,
+    'The Idempotency-Key is not valid',
+    'Send 1 to 255 printable ASCII characters, a new key for each request.',
+  ),
+  IDEMPOTENCY_CONFLICT: refused(
+    409,
+    'The Idempotency-Key was used for another request',
+    'Send a new key with a new request, and the same key only with the same request.',
+  ),
+
   // Refused at start; those with 503 may also meet an operator who opens a slot.
   CONFIG_INVALID: refused(500, 'The configuration is not valid', 'Correct the setting that is named.'),
   HOME_INVALID: refused(500, 'The state folder cannot be used', 'Check the folder, its owner and its mode.'),
@@ -414,6 +512,14 @@ export interface ErrorOptions {
   readonly cause?: unknown;
   /** When the same request may be worth repeating. */
   readonly retryAfter_s?: number;
+  /** The rules that refused, each with its reason. */
+  readonly violations?: readonly Violation[];
+}
+
+/** A rule of a policy that refused a request, as `policy/rule`, and why. */
+export interface Violation {
+  readonly rule: string;
+  readonly reason: string;
 }
 
 /**
@@ -423,12 +529,14 @@ export interface ErrorOptions {
 export class KeyslotError extends Error {
   readonly code: ErrorCode;
   readonly retryAfter_s: number | undefined;
+  readonly violations: readonly Violation[] | undefined;
 
   constructor(code: ErrorCode, detail: string, options: ErrorOptions = {}) {
     super(detail, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'KeyslotError';
     this.code = code;
     this.retryAfter_s = options.retryAfter_s;
+    this.violations = options.violations;
   }
 
   get entry(): ErrorEntry {

@@ -32,13 +32,13 @@ export class KeyRegistry {
 
   /** By id, after the cursor, at most `limit`. */
   page(options: {
-    slots: (slot: SlotId) => boolean;
+    which: (record: KeyRecord) => boolean;
     after?: string | undefined;
     limit: number;
   }): KeyRecord[] {
-    const { slots, after = '', limit } = options;
+    const { which, after = '', limit } = options;
     return [...this.#records.values()]
-      .filter(record => record.id > after && record.state !== 'pending' && slots(record.slot))
+      .filter(record => record.id > after && record.state !== 'pending' && which(record))
       .sort((a, b) => (a.id < b.id ? -1 : 1))
       .slice(0, limit);
   }
@@ -51,15 +51,16 @@ export class KeyRegistry {
    * Writes down that a key is about to be made, before the custody makes it: a crash in between leaves a trace
    * that the next opening of the slot resolves. KEY_EXISTS.
    */
-  begin(id: KeyId, slot: SlotId, origin: KeyRecord['origin'], at: Date): void {
+  begin(id: KeyId, slot: SlotId, origin: KeyRecord['origin'], at: Date, tags: readonly string[] = []): void {
     if (this.#records.has(id)) throw new KeyslotError('KEY_EXISTS', `The key ${id} exists.`);
-    const record: KeyRecord = { id, slot, origin, state: 'pending', createdAt: at.toISOString() };
+    const record: KeyRecord = { id, slot, origin, state: 'pending', createdAt: at.toISOString(), tags };
     this.#store.run(
-      "INSERT INTO keys (id, slot, origin, state, created_at) VALUES (?, ?, ?, 'pending', ?)",
+      "INSERT INTO keys (id, slot, origin, state, created_at, tags) VALUES (?, ?, ?, 'pending', ?, ?)",
       id,
       slot,
       origin,
       record.createdAt,
+      JSON.stringify(tags),
     );
     this.#records.set(id, record);
   }
@@ -112,6 +113,34 @@ export class KeyRegistry {
     return record;
   }
 
+  /** The tags take the place of those before, pending or not. KEY_UNKNOWN for a key that is not there any more. */
+  setTags(id: KeyId, tags: readonly string[]): KeyRecord {
+    const held = this.#standing(id);
+    this.#store.run('UPDATE keys SET tags = ? WHERE id = ?', JSON.stringify(tags), id);
+    const record: KeyRecord = { ...held, tags: [...tags] };
+    this.#records.set(id, record);
+    return record;
+  }
+
+  /**
+   * A destroyed key stays written down with its public key for ever, and nothing brings it back: KEY_UNKNOWN, as
+   * for a key that was never completed.
+   */
+  setState(id: KeyId, state: 'active' | 'disabled' | 'destroyed'): KeyRecord {
+    const held = this.#standing(id);
+    if (held.state === 'pending') throw unknown(id);
+    this.#store.run('UPDATE keys SET state = ? WHERE id = ?', state, id);
+    const record: KeyRecord = { ...held, state };
+    this.#records.set(id, record);
+    return record;
+  }
+
+  #standing(id: KeyId): KeyRecord {
+    const record = this.#records.get(id);
+    if (record === undefined || record.state === 'destroyed') throw unknown(id);
+    return record;
+  }
+
   #activeAs(info: KeyInfo): KeyRecord {
     const record = this.#records.get(info.id);
     if (record?.state === 'active' && record.publicKey?.every((byte, at) => byte === info.publicKey[at])) {
@@ -138,10 +167,14 @@ export interface KeyRecord {
   readonly custody?: CustodyLabel;
   readonly exportable?: boolean;
   readonly attributes?: KeyAttributes;
+  /** By which policies and grants name it together with others. */
+  readonly tags: readonly string[];
 }
 
 /** `pending`: written down before the custody was asked, and not yet known to exist. */
 export type KeyState = 'pending' | 'active' | 'disabled' | 'pending-deletion' | 'destroyed';
+
+const unknown = (id: KeyId) => new KeyslotError('KEY_UNKNOWN', `There is no key ${id}.`);
 
 // The file is our own and guarded by its schema: a row that does not fit is a broken store, not an input.
 function recordOf(row: Row): KeyRecord {
@@ -159,5 +192,6 @@ function recordOf(row: Row): KeyRecord {
     ...(typeof row.attributes === 'string'
       ? { attributes: JSON.parse(row.attributes) as KeyAttributes }
       : {}),
+    tags: JSON.parse(String(row.tags)) as readonly string[],
   };
 }

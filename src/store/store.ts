@@ -1,13 +1,14 @@
-import { DatabaseSync } from 'node:sqlite';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { KeyslotError } from '../foundation/errors.ts';
 
 /**
  * The durable state of one appliance in one SQLite file: WAL, and synchronous FULL, so that what was
- * acknowledged survives a power cut. Calls are synchronous and belong to rare events (a key, a latch), never
- * to a signature.
+ * acknowledged survives a power cut. Calls are synchronous and belong to rare events (a key, a latch). A
+ * signature never waits for a write; one that may be a repeat costs one look-up.
  */
 export class Store implements Disposable {
   readonly #database: DatabaseSync;
+  readonly #statements = new Map<string, StatementSync>();
 
   /** Opens or creates the file and migrates it forward. STORE_NEWER, STORE_FAILED. */
   constructor(path: string) {
@@ -22,11 +23,16 @@ export class Store implements Disposable {
   }
 
   all(sql: string, ...values: readonly SqlValue[]): readonly Row[] {
-    return guarded(() => this.#database.prepare(sql).all(...values));
+    return guarded(() => this.#prepared(sql).all(...values));
   }
 
   run(sql: string, ...values: readonly SqlValue[]): void {
-    guarded(() => this.#database.prepare(sql).run(...values));
+    this.change(sql, ...values);
+  }
+
+  /** As `run`; how many rows it changed. */
+  change(sql: string, ...values: readonly SqlValue[]): number {
+    return guarded(() => Number(this.#prepared(sql).run(...values).changes));
   }
 
   /** What the work writes is there as a whole afterwards, or not at all. The work is synchronous and never nested. */
@@ -44,6 +50,15 @@ export class Store implements Disposable {
 
   [Symbol.dispose](): void {
     if (this.#database.isOpen) this.#database.close();
+  }
+
+  /** Prepared once and kept: the texts are constants of this room, never put together from values. */
+  #prepared(sql: string): StatementSync {
+    const kept = this.#statements.get(sql);
+    if (kept) return kept;
+    const statement = this.#database.prepare(sql);
+    this.#statements.set(sql, statement);
+    return statement;
   }
 
   #migrate(path: string): void {
@@ -119,6 +134,66 @@ const migrations: readonly string[] = [
      id TEXT PRIMARY KEY,
      label TEXT NOT NULL
    ) STRICT`,
+  `ALTER TABLE keys ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';
+   CREATE TABLE policies (
+     name TEXT NOT NULL,
+     version INTEGER NOT NULL,
+     source TEXT NOT NULL CHECK (source IN ('configuration', 'api')),
+     document TEXT NOT NULL,
+     created_at TEXT NOT NULL,
+     created_by TEXT NOT NULL,
+     deleted_at TEXT,
+     PRIMARY KEY (name, version)
+   ) STRICT;
+   CREATE TABLE identities (
+     name TEXT PRIMARY KEY,
+     roles TEXT NOT NULL,
+     grants TEXT NOT NULL,
+     recognised_by TEXT,
+     created_at TEXT NOT NULL,
+     created_by TEXT NOT NULL
+   ) STRICT;
+   CREATE TABLE api_tokens (
+     id TEXT PRIMARY KEY,
+     identity TEXT NOT NULL,
+     label TEXT NOT NULL,
+     hash BLOB NOT NULL UNIQUE,
+     created_at TEXT NOT NULL,
+     created_by TEXT NOT NULL,
+     expires_at TEXT NOT NULL,
+     revoked_at TEXT
+   ) STRICT;
+   CREATE INDEX api_tokens_by_identity ON api_tokens (identity);
+   CREATE TABLE freezes (
+     id TEXT PRIMARY KEY,
+     scope TEXT NOT NULL CHECK (scope IN ('appliance', 'slot', 'key')),
+     target TEXT,
+     reason TEXT NOT NULL,
+     since TEXT NOT NULL,
+     by TEXT NOT NULL
+   ) STRICT;
+   CREATE TABLE counters (
+     counter TEXT NOT NULL,
+     window_ms INTEGER NOT NULL,
+     bucket_ms INTEGER NOT NULL,
+     amount TEXT NOT NULL,
+     PRIMARY KEY (counter, window_ms, bucket_ms)
+   ) STRICT, WITHOUT ROWID;
+   CREATE INDEX counters_by_end ON counters (bucket_ms + 2 * window_ms);
+   CREATE TABLE positions (
+     node TEXT PRIMARY KEY,
+     next INTEGER NOT NULL,
+     hash BLOB NOT NULL
+   ) STRICT;
+   CREATE TABLE idempotency (
+     id BLOB PRIMARY KEY,
+     digest BLOB NOT NULL,
+     output TEXT NOT NULL,
+     bytes BLOB NOT NULL,
+     created_ms INTEGER NOT NULL,
+     expires_ms INTEGER NOT NULL
+   ) STRICT;
+   CREATE INDEX idempotency_by_expiry ON idempotency (expires_ms)`,
 ];
 
 function guarded<T>(work: () => T): T {

@@ -94,7 +94,7 @@ describe('the key registry', () => {
       expect(found.get(keyId('wallet'))).toMatchObject({ state: 'pending', slot: 'main' });
       expect(found.get(keyId('wallet'))?.publicKey).toBeUndefined();
       expect(found.ofSlot(main)).toHaveLength(1);
-      expect(found.page({ slots: everywhere, limit: 10 })).toEqual([]);
+      expect(found.page({ which: everywhere, limit: 10 })).toEqual([]);
     }
     registry.complete(infoOf('wallet'));
     expect(reopened().get(keyId('wallet'))?.state).toBe('active');
@@ -157,7 +157,7 @@ describe('the key registry', () => {
         }
         const seen: string[] = [];
         for (let after: string | undefined; ; ) {
-          const page = registry.page({ slots: slot => slot === main, after, limit });
+          const page = registry.page({ which: record => record.slot === main, after, limit });
           seen.push(...page.map(record => record.id));
           if (page.length < limit) break;
           after = page.at(-1)?.id;
@@ -170,11 +170,53 @@ describe('the key registry', () => {
 
   it('gives the pages that remain when keys come and go in between', () => {
     for (const id of ['b', 'd', 'f']) add(id);
-    const first = registry.page({ slots: everywhere, limit: 2 }).map(record => record.id);
+    const first = registry.page({ which: everywhere, limit: 2 }).map(record => record.id);
     expect(first).toEqual(['b', 'd']);
     add('a');
     add('e');
-    const rest = registry.page({ slots: everywhere, after: 'd', limit: 10 }).map(record => record.id);
+    const rest = registry.page({ which: everywhere, after: 'd', limit: 10 }).map(record => record.id);
     expect(rest).toEqual(['e', 'f']);
+  });
+
+  it('keeps the tags that a key was begun with, until it is given others', () => {
+    registry.begin(keyId('wallet'), main, 'generated', at, ['treasury', 'hot']);
+    registry.complete(infoOf('wallet'));
+    add('plain');
+    expect(reopened().get(keyId('wallet'))?.tags).toEqual(['treasury', 'hot']);
+    expect(registry.get(keyId('plain'))?.tags).toEqual([]);
+    expect(registry.setTags(keyId('wallet'), ['cold']).tags).toEqual(['cold']);
+    expect(registry.get(keyId('wallet'))?.tags).toEqual(['cold']);
+    registry.setTags(keyId('plain'), []);
+    expect(reopened().get(keyId('wallet'))).toMatchObject({ tags: ['cold'], state: 'active' });
+    expect(code(() => registry.setTags(keyId('nothing'), ['x']))).toBe('KEY_UNKNOWN');
+  });
+
+  it('disables a key and enables it again, over restarts', () => {
+    add('wallet');
+    expect(registry.setState(keyId('wallet'), 'disabled').state).toBe('disabled');
+    expect(reopened().get(keyId('wallet'))?.state).toBe('disabled');
+    expect(registry.setState(keyId('wallet'), 'active').state).toBe('active');
+    expect(reopened().get(keyId('wallet'))?.state).toBe('active');
+  });
+
+  it('never takes a destroyed key back, and never gives its id away again', () => {
+    add('wallet');
+    registry.setState(keyId('wallet'), 'destroyed');
+    for (const found of [registry, reopened()]) {
+      expect(found.get(keyId('wallet'))?.state).toBe('destroyed');
+      expect(Buffer.from(found.get(keyId('wallet'))?.publicKey ?? [])).toEqual(Buffer.alloc(32, 1));
+      expect(code(() => found.setState(keyId('wallet'), 'active'))).toBe('KEY_UNKNOWN');
+      expect(code(() => found.setState(keyId('wallet'), 'disabled'))).toBe('KEY_UNKNOWN');
+      expect(code(() => found.setTags(keyId('wallet'), ['x']))).toBe('KEY_UNKNOWN');
+      expect(code(() => found.begin(keyId('wallet'), main, 'generated', at))).toBe('KEY_EXISTS');
+    }
+    expect(reopened().get(keyId('wallet'))?.state).toBe('destroyed');
+  });
+
+  it('changes the state of no key that was never completed', () => {
+    registry.begin(keyId('wallet'), main, 'generated', at);
+    expect(code(() => registry.setState(keyId('wallet'), 'active'))).toBe('KEY_UNKNOWN');
+    expect(code(() => registry.setState(keyId('nothing'), 'active'))).toBe('KEY_UNKNOWN');
+    expect(reopened().get(keyId('wallet'))?.state).toBe('pending');
   });
 });

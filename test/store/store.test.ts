@@ -62,7 +62,7 @@ function filled(): void {
 describe('the store', () => {
   it('is made from nothing, and its schema has a number', () => {
     new Store(file)[Symbol.dispose]();
-    expect(pragma('user_version')).toBe(3);
+    expect(pragma('user_version')).toBe(4);
     expect(pragma('journal_mode')).toBe('wal');
   });
 
