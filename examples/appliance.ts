@@ -7,12 +7,12 @@ import { createKeyslotClient } from 'keyslot/client';
 import { mtlsFetch } from 'keyslot/client/node';
 import { parse, stringify } from 'yaml';
 import { createAuthority } from '../src/appliance/certificates.ts';
-import { findSoftHsm, prepareDevelopmentHome, secretFile } from '../src/appliance/development.ts';
+import { auditLabel, findSoftHsm, prepareDevelopmentHome, secretFile } from '../src/appliance/development.ts';
 import { createToken } from '../src/appliance/tokens.ts';
 
 /**
  * What an example finds in place: an appliance of its own over a SoftHSM token in a temporary folder, the key
- * `treasury` in it, and an identity that may sign there and do nothing else. An application has none of this
+ * `treasury` in it with a policy, and an identity that may sign there and do nothing else. An application has none of this
  * file: its operator did it.
  */
 export interface Appliance extends AsyncDisposable {
@@ -72,8 +72,12 @@ async function prepare(home: string, vaultTransit: boolean): Promise<void> {
   const files = await prepareDevelopmentHome({ home, module, tokenLabel, port: 0, opsPort: 0 });
   using soPin = secretFile(files.soPin);
   using userPin = secretFile(files.userPin);
-  await createToken({ module, label: tokenLabel, soPin, userPin }, { SOFTHSM2_CONF: files.softhsmConf });
+  using auditPin = secretFile(files.auditPin);
+  const environment = { SOFTHSM2_CONF: files.softhsmConf };
+  await createToken({ module, label: tokenLabel, soPin, userPin }, environment);
+  await createToken({ module, label: auditLabel(tokenLabel), soPin, userPin: auditPin }, environment);
 
+  writeFileSync(join(home, 'policies', 'treasury.yaml'), stringify(treasuryPolicy), { mode: 0o600 });
   writeFileSync(join(home, 'secrets', 'payments.token'), randomBytes(32).toString('hex'), { mode: 0o600 });
   const yaml = join(home, 'keyslot.yaml');
   const config = parse(readFileSync(yaml, 'utf8')) as { identities: object[]; facade?: object };
@@ -85,6 +89,20 @@ async function prepare(home: string, vaultTransit: boolean): Promise<void> {
   config.facade = { vaultTransit };
   writeFileSync(yaml, stringify(config));
 }
+
+/** What the key may sign: transfers of SOL to whomever, in small amounts; the fee is its own. */
+const treasuryPolicy = {
+  name: 'treasury',
+  appliesTo: { keys: ['treasury'] },
+  transactions: {
+    programs: [{ program: 'system', instructions: ['transfer'] }],
+    destinations: 'any',
+    caps: {
+      perTransaction: { lamports: 50_000_000 },
+      windows: [{ window: '24h', lamports: 1_000_000_000 }],
+    },
+  },
+};
 
 /** Those that prepareDevelopmentHome would make, and one for the application. */
 async function writeCertificates(folder: string): Promise<void> {

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { parseArgs } from 'node:util';
 import { readConfig } from '../src/appliance/config.ts';
-import { findSoftHsm, prepareDevelopmentHome, secretFile } from '../src/appliance/development.ts';
+import { auditLabel, findSoftHsm, prepareDevelopmentHome, secretFile } from '../src/appliance/development.ts';
 import { homeFromEnvironment } from '../src/appliance/environment.ts';
 import { Home } from '../src/appliance/home.ts';
 import { createToken } from '../src/appliance/tokens.ts';
@@ -53,12 +53,12 @@ async function prepare({ home, port }: Flags): Promise<void> {
   const module = findSoftHsm();
   const files = await prepareDevelopmentHome({ home, module, tokenLabel, port, opsPort: port + 1000 });
   using soPin = secretFile(files.soPin);
-  using userPin = secretFile(files.userPin);
-  const made = await createToken(
-    { module, label: tokenLabel, soPin, userPin },
-    { SOFTHSM2_CONF: files.softhsmConf },
-  );
-  if (made) console.log(`Made the SoftHSM token "${tokenLabel}" in ${home}.`);
+  const tokens = { [tokenLabel]: files.userPin, [auditLabel(tokenLabel)]: files.auditPin };
+  for (const [label, pinFile] of Object.entries(tokens)) {
+    using userPin = secretFile(pinFile);
+    const made = await createToken({ module, label, soPin, userPin }, { SOFTHSM2_CONF: files.softhsmConf });
+    if (made) console.log(`Made the SoftHSM token "${label}" in ${home}.`);
+  }
 }
 
 interface Appliance extends AsyncDisposable {

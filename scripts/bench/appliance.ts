@@ -1,10 +1,15 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { readConfig } from '../../src/appliance/config.ts';
-import { findSoftHsm, prepareDevelopmentHome, secretFile } from '../../src/appliance/development.ts';
+import {
+  auditLabel,
+  findSoftHsm,
+  prepareDevelopmentHome,
+  secretFile,
+} from '../../src/appliance/development.ts';
 import { createToken } from '../../src/appliance/tokens.ts';
 import { Connection } from '../../src/cli/connection.ts';
 import type { KeyView } from '../../src/wire/views.ts';
@@ -32,23 +37,69 @@ export async function prepareHome(stack: AsyncDisposableStack): Promise<BenchHom
   const files = await prepareDevelopmentHome({ home, module, tokenLabel, port: 0, opsPort: 0 });
   using soPin = secretFile(files.soPin);
   using userPin = secretFile(files.userPin);
+  using auditPin = secretFile(files.auditPin);
   const environment = { SOFTHSM2_CONF: files.softhsmConf };
   await createToken({ module, label: tokenLabel, soPin, userPin }, environment);
+  await createToken({ module, label: auditLabel(tokenLabel), soPin, userPin: auditPin }, environment);
+  writeFileSync(join(home, 'policies', 'bench.json'), JSON.stringify(benchPolicy), { mode: 0o600 });
   return { home, module, tokenLabel, pinFile: files.userPin, softhsmConf: files.softhsmConf };
 }
 
-/** `keyslot serve` on that folder, as anybody would run it, with the key that is measured. */
+/** What a treasury might have: every rule that counts is asked, and nothing is refused. */
+const benchPolicy = {
+  name: 'bench',
+  appliesTo: { keys: [benchKey] },
+  times: [
+    { days: ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'], from: '00:00', to: '24:00', zone: 'UTC' },
+  ],
+  rate: [{ max: 1_000_000_000, window: '1h', per: 'identity' }],
+  transactions: {
+    programs: [{ program: 'system', instructions: ['transfer'] }],
+    destinations: 'any',
+    caps: {
+      perTransaction: { lamports: 10_000_000_000 },
+      windows: [
+        { id: 'hour', window: '1h', lamports: '9000000000000000000', per: 'key' },
+        { id: 'day', window: '24h', lamports: '9000000000000000000', per: 'policy' },
+      ],
+    },
+    fees: { max_lamports: 1_000_000 },
+    feePayer: 'self',
+  },
+  messages: { bytes: 'any' },
+};
+
+/**
+ * `keyslot serve` on that folder, as anybody would run it, with the key that is measured; or the same without
+ * policies and audit log.
+ */
 export interface Appliance {
   readonly url: string;
   readonly pid: number;
   readonly publicKey: string;
 }
 
-export async function startAppliance({ home }: BenchHome, stack: AsyncDisposableStack): Promise<Appliance> {
+export async function startAppliance(
+  { home }: BenchHome,
+  stack: AsyncDisposableStack,
+  options: { bare?: boolean } = {},
+): Promise<Appliance> {
   if (stack.disposed) throw new Error('The run was interrupted.'); // nothing is started that nobody would stop
   const logFile = join(home, 'keyslot.log');
-  const command = ['serve', '--home', home, '--port', '0', '--ops-port', '0', '--json'];
-  const child = spawn(join(root, 'bin', 'keyslot'), command, {
+  const serve = [
+    join(root, 'bin', 'keyslot'),
+    'serve',
+    '--home',
+    home,
+    '--port',
+    '0',
+    '--ops-port',
+    '0',
+    '--json',
+  ];
+  const bare = [process.execPath, join(import.meta.dirname, 'bare-serve.ts'), home];
+  const [program = '', ...command] = options.bare ? bare : serve;
+  const child = spawn(program, command, {
     stdio: ['ignore', 'pipe', openSync(logFile, 'a', 0o600)],
   });
   const exited = new Promise<void>(done => {

@@ -15,6 +15,9 @@ export interface Flags {
   readonly connections: readonly number[];
   readonly modes: readonly Mode[];
   readonly memory: boolean;
+  /** What policies and the audit log cost, against an appliance without them. */
+  readonly cost: boolean;
+  readonly costRounds: number;
   /** How long resident memory is sampled, before and after. */
   readonly settle_ms: number;
 }
@@ -26,7 +29,7 @@ export const usage = `usage: npm run bench -- [engines] [--json] [--quick] [--se
   --quick         a smoke test: a second each, few signatures; its numbers mean little
   --seconds N     how long each measurement takes (5)
   --connections   how many at a time (1,16,64,256)
-  --only          of raw, single, message, batch, memory (raw,single,batch,memory)
+  --only          of raw, single, message, batch, memory, cost (raw,single,batch,memory,cost)
   --signatures N  over which memory is watched (200000)`;
 
 /** Throws a TypeError that says which flag is wrong. */
@@ -40,14 +43,14 @@ export function parsedFlags(args: readonly string[]): Flags {
       seconds: { type: 'string' },
       signatures: { type: 'string' },
       connections: { type: 'string', default: '1,16,64,256' },
-      only: { type: 'string', default: 'raw,single,batch,memory' },
+      only: { type: 'string', default: 'raw,single,batch,memory,cost' },
     },
   });
   const { quick } = values;
   const stranger = positionals.find(each => each !== 'engines');
   if (stranger !== undefined) throw new TypeError(`There is no benchmark ${stranger}.`);
   const only = values.only.split(',');
-  const unknown = only.find(part => !['raw', 'memory', ...modes].includes(part));
+  const unknown = only.find(part => !['raw', 'memory', 'cost', ...modes].includes(part));
   if (unknown !== undefined) throw new TypeError(`--only has no part ${unknown}.`);
   const seconds = numberFlag('seconds', values.seconds ?? (quick ? '1' : '5'), 600);
   return {
@@ -64,6 +67,8 @@ export function parsedFlags(args: readonly string[]): Flags {
       .map(text => Math.floor(numberFlag('connections', text, 1_000))),
     modes: modes.filter(mode => only.includes(mode)),
     memory: only.includes('memory'),
+    cost: only.includes('cost'),
+    costRounds: quick ? 1 : 5,
     settle_ms: quick ? 200 : 2_500,
   };
 }

@@ -42,6 +42,17 @@ export interface Memory {
   readonly resident_bytes: { readonly before: Observed; readonly after: Observed };
 }
 
+/** The same load on an appliance with policies and audit log, and on one without, in turn: medians. */
+export interface Cost {
+  readonly connections: number;
+  readonly perSecond: { readonly without: number; readonly with: number };
+  readonly p50_ms: { readonly without: number; readonly with: number };
+  /** Of the throughputs of each pair of neighbours in time, the median. */
+  readonly ratio: number;
+  /** The same by processor time of gateway and custodian. */
+  readonly ratioByCpu: number;
+}
+
 export interface Report {
   /** Signatures per second. */
   readonly rawLimit: number;
@@ -51,6 +62,7 @@ export interface Report {
   readonly ceiling: { readonly perSecond: number; readonly ratio: number; readonly ratioByCpu: number };
   readonly results: readonly Result[];
   readonly memory?: Memory;
+  readonly costs?: readonly Cost[];
 }
 
 /**
@@ -79,6 +91,7 @@ export async function measure(
   }
   progress(`memory over ${flags.signatures} signatures`);
   const memory = flags.memory ? await bench.memory(flags) : undefined;
+  const costs = flags.cost ? await measureCosts(bench, flags, stack, progress) : undefined;
   const rawLimits = raw.map(({ perSecond }) => perSecond);
   const rawLimit = median(rawLimits);
   const rawCpu_us = median(raw.map(({ cpu_us }) => cpu_us));
@@ -100,7 +113,42 @@ export async function measure(
       };
     }),
     ...(memory ? { memory } : {}),
+    ...(costs ? { costs } : {}),
   };
+}
+
+/** What policies, the audit log and its fsyncs cost: in pairs, because other work on the machine comes and goes. */
+async function measureCosts(
+  whole: Bench,
+  flags: Flags,
+  stack: AsyncDisposableStack,
+  progress: (text: string) => void,
+): Promise<readonly Cost[]> {
+  progress('an appliance without policies and audit log');
+  const bare = await Bench.start(stack, { bare: true });
+  await bare.warmUp(flags);
+  const costs: Cost[] = [];
+  for (const connections of [1, 64]) {
+    const pairs: { without: Measured; with: Measured }[] = [];
+    for (let round = 0; round < flags.costRounds; round += 1) {
+      progress(`with and without, ${connections} connections, ${round + 1} of ${flags.costRounds}`);
+      pairs.push({
+        without: await bare.load('single', connections, flags),
+        with: await whole.load('single', connections, flags),
+      });
+    }
+    const of = (side: 'with' | 'without', what: 'perSecond' | 'p50_ms') =>
+      median(pairs.map(pair => pair[side][what]));
+    const cpu = ({ cpu_us }: Measured) => cpu_us.gateway + cpu_us.custodian;
+    costs.push({
+      connections,
+      perSecond: { without: of('without', 'perSecond'), with: of('with', 'perSecond') },
+      p50_ms: { without: of('without', 'p50_ms'), with: of('with', 'p50_ms') },
+      ratio: median(pairs.map(pair => pair.with.perSecond / pair.without.perSecond)),
+      ratioByCpu: median(pairs.map(pair => cpu(pair.without) / cpu(pair.with))),
+    });
+  }
+  return costs;
 }
 
 const rowsOf = (flags: Flags): (readonly [Mode, number])[] =>
@@ -126,10 +174,10 @@ class Bench {
     this.#load = stack.use(new Helper('load.ts'));
   }
 
-  static async start(stack: AsyncDisposableStack): Promise<Bench> {
+  static async start(stack: AsyncDisposableStack, options: { bare?: boolean } = {}): Promise<Bench> {
     const home = await prepareHome(stack);
-    const bench = new Bench(home, await startAppliance(home, stack), stack);
-    await bench.#openRawLimit();
+    const bench = new Bench(home, await startAppliance(home, stack, options), stack);
+    if (!options.bare) await bench.#openRawLimit();
     return bench;
   }
 

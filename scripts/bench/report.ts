@@ -1,11 +1,11 @@
 import { table } from '../../src/cli/output.ts';
-import type { Report, Result } from './measurement.ts';
+import type { Cost, Report, Result } from './measurement.ts';
 
 /** The report as people read it: a table, what it is measured against, and how far each aim is. */
 export function reportText(report: Report): string {
-  return [resultTable(report.results), '', ...standards(report), '', ...aimsOf(report).map(aimLine)].join(
-    '\n',
-  );
+  const parts = [resultTable(report.results), ...(report.costs ? [costTable(report.costs)] : [])];
+  parts.push(standards(report).join('\n'), aimsOf(report).map(aimLine).join('\n'));
+  return parts.join('\n\n');
 }
 
 /** What Keyslot wants to reach, and what this run reached; an aim that was not measured is not listed. */
@@ -13,6 +13,8 @@ export function aimsOf(report: Report): readonly Aim[] {
   const find = (mode: Result['mode'], connections: number) =>
     report.results.find(each => each.mode === mode && each.connections === connections);
   const { memory } = report;
+  const costAt = (connections: number) => report.costs?.find(cost => cost.connections === connections);
+  const added = costAt(1);
   const aims: readonly (Omit<Aim, 'reached' | 'value'> & { readonly value: number | undefined })[] = [
     {
       what: 'single, 64 connections: ratio to the raw limit',
@@ -27,6 +29,18 @@ export function aimsOf(report: Report): readonly Aim[] {
       aim: 0.3,
     },
     { what: 'single, 1 connection: p50 in ms', value: find('single', 1)?.p50_ms, sense: 'max', aim: 1 },
+    {
+      what: 'policy, audit with fsync: throughput kept at 64 connections',
+      value: costAt(64)?.ratio,
+      sense: 'min',
+      aim: 0.8,
+    },
+    {
+      what: 'policy, audit with fsync: added to p50 at 1 connection, in ms',
+      value: added && added.p50_ms.with - added.p50_ms.without,
+      sense: 'max',
+      aim: 1.5,
+    },
     {
       what: 'resident memory: bytes a signature, both processes',
       value: memory?.bytesPerSignature,
@@ -76,6 +90,28 @@ const resultTable = (results: readonly Result[]): string =>
       p99_ms.toFixed(2),
       String(refused),
       `gateway ${cpu_us.gateway.toFixed(0)}, custodian ${cpu_us.custodian.toFixed(0)}, load ${cpu_us.load.toFixed(0)}`,
+    ]),
+  );
+
+const costTable = (costs: readonly Cost[]): string =>
+  table(
+    [
+      'CONNECTIONS',
+      'WITHOUT POLICY AND AUDIT',
+      'WITH BOTH',
+      'KEPT',
+      'BY CPU',
+      'P50 MS WITHOUT',
+      'P50 MS WITH',
+    ],
+    costs.map(({ connections, perSecond, p50_ms, ratio, ratioByCpu }) => [
+      String(connections),
+      `${perSecond.without.toFixed(0)}/s`,
+      `${perSecond.with.toFixed(0)}/s`,
+      ratio.toFixed(3),
+      ratioByCpu.toFixed(3),
+      p50_ms.without.toFixed(2),
+      p50_ms.with.toFixed(2),
     ]),
   );
 

@@ -25,6 +25,8 @@ export class Child {
     flags: readonly string[];
     environment: Record<string, string>;
     boot: unknown;
+    /** Hears what the process says on its way; see `tell`. */
+    told?(text: string): void;
   }) {
     const { entry, flags, environment, boot } = options;
     const child = spawn(process.execPath, [...flags, entry], {
@@ -38,7 +40,11 @@ export class Child {
     const ready = Promise.withResolvers<unknown>();
     this.exited = exit.promise;
     this.#ready = ready.promise;
-    child.on('message', message => settle(message as Message, ready));
+    child.on('message', message => {
+      const said = message as Message;
+      if (said.type === 'told') options.told?.(said.text);
+      else settle(said, ready);
+    });
     child.on('error', ready.reject);
     child.on('exit', (code, signal) => {
       const how = signal ? `signal ${signal}` : `exit status ${code}`;
@@ -94,11 +100,18 @@ export function runAsChild<B, R>(start: (boot: B) => Promise<{ ready: R; stop():
 export const entryOf = (name: string): string =>
   fileURLToPath(new URL(`./${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url));
 
-type Message =
+/** In the process itself: what it is doing now, for whoever started it. */
+export const tell = (text: string): void => {
+  process.send?.({ type: 'told', text } satisfies Message);
+};
+
+type Outcome =
   | { readonly type: 'ready'; readonly ready: unknown }
   | { readonly type: 'failed'; readonly code: string; readonly detail: string };
 
-function settle(message: Message, ready: PromiseWithResolvers<unknown>): void {
+type Message = Outcome | { readonly type: 'told'; readonly text: string };
+
+function settle(message: Outcome, ready: PromiseWithResolvers<unknown>): void {
   if (message.type === 'ready') ready.resolve(message.ready);
   else ready.reject(new KeyslotError(knownCode(message.code), message.detail));
 }

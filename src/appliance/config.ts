@@ -12,6 +12,7 @@ import { memorySettings } from '../engines/memory/settings.ts';
 import { mpcSettings } from '../engines/mpc/settings.ts';
 import { pkcs11Settings } from '../engines/pkcs11/settings.ts';
 import { KeyslotError } from '../foundation/errors.ts';
+import { grant, jwtAlgorithms, recognition, roles } from '../wire/identities.ts';
 
 /**
  * `keyslot.yaml`, parsed once into a closed type: unknown names are refused, secrets are only referred to, and
@@ -83,21 +84,50 @@ const slot = z.discriminatedUnion('engine', [
 ]);
 export type SlotConfig = z.infer<typeof slot>;
 
+const spkiDigest = z.string().regex(/^[0-9a-f]{64}$/, 'must be SHA-256 in hexadecimal');
+
 const identityCommon = {
   name: z.string().regex(/^[A-Za-z0-9._@-]{1,63}$/),
-  roles: z.array(z.enum(['operator', 'signer'])).min(1),
-  slots: z.union([z.literal('*'), z.array(id)]).describe("The slots it may use: a list of ids, or '*'."),
+  roles: z.array(z.enum(roles)).min(1),
+  slots: z
+    .union([z.literal('*'), z.array(id)])
+    .optional()
+    .describe("The slots it may use, for everything but raw and export: a list of ids, or '*'."),
+  grants: z
+    .array(grant)
+    .max(100)
+    .default([])
+    .describe('What it may do with which keys, tags and slots; besides slots.'),
 };
+
+const [, sanRecognition, jwtRecognition] = recognition.options;
 
 const identity = z.union([
   z.strictObject({
     ...identityCommon,
     certificate: z
-      .union([
-        z.strictObject({ file: z.string().min(1) }),
-        z.strictObject({ spki: z.string().regex(/^[0-9a-f]{64}$/, 'must be SHA-256 in hexadecimal') }),
-      ])
+      .union([z.strictObject({ file: z.string().min(1) }), z.strictObject({ spki: spkiDigest })])
       .describe('A client certificate by its file, or by the SHA-256 of its public key (SPKI).'),
+  }),
+  z.strictObject({
+    ...identityCommon,
+    ...sanRecognition.shape,
+    san: sanRecognition.shape.san.describe(
+      'A name in the certificate that a CA gave: dns:, uri:, email: or ip:.',
+    ),
+    ca: z
+      .union([z.strictObject({ file: z.string().min(1) }), z.strictObject({ spki: spkiDigest })])
+      .optional()
+      .describe('The CA that issued the certificate; without it, whichever tls.clientCa trusts.'),
+  }),
+  z.strictObject({
+    ...identityCommon,
+    ...jwtRecognition.shape,
+    jwt: z.string().min(1).describe('The name of one of jwtIssuers.'),
+  }),
+  z.strictObject({
+    ...identityCommon,
+    apiTokens: z.literal(true).describe('It has API tokens alone, which an admin issues.'),
   }),
   z.strictObject({
     ...identityCommon,
@@ -114,6 +144,46 @@ const identity = z.union([
 ]);
 export type IdentityConfig = z.infer<typeof identity>;
 
+const jwtIssuer = z.strictObject({
+  name: id.describe('What identities call it.'),
+  issuer: z.string().min(1).max(500).describe('iss, letter by letter.'),
+  audience: z
+    .union([z.string().min(1), z.array(z.string().min(1)).min(1).max(10)])
+    .describe('aud: the token must be meant for one of these.'),
+  jwks: z
+    .union([
+      z.strictObject({ file: z.string().min(1) }),
+      z.strictObject({
+        url: z.string().refine(isJwksUrl, 'must be an https URL without a user, or http on loopback'),
+        ca: z
+          .string()
+          .min(1)
+          .optional()
+          .describe('PEM file of the CA of that server; default: the public ones.'),
+      }),
+    ])
+    .describe('Where its public keys are. A file is read again when it has changed.'),
+  refresh_s: z
+    .int()
+    .min(1)
+    .max(86_400)
+    .default(300)
+    .describe('How old keys from a URL may be before they are read again.'),
+  max_s: z
+    .int()
+    .min(1)
+    .max(604_800)
+    .default(3_600)
+    .describe('How old they may be at most while they cannot be read.'),
+  algorithms: z
+    .array(z.enum(jwtAlgorithms))
+    .min(1)
+    .default(['EdDSA', 'Ed25519', 'ES256', 'RS256', 'PS256'])
+    .describe('The signature algorithms that are accepted.'),
+  clockSkew_s: z.int().min(0).max(300).default(30),
+});
+export type JwtIssuerConfig = z.infer<typeof jwtIssuer>;
+
 const listener = (port: number) =>
   z.strictObject({
     host: z.string().min(1).default('127.0.0.1'),
@@ -121,7 +191,21 @@ const listener = (port: number) =>
   });
 
 /** What stands behind /v1/ already, or is Vault's own. */
-const takenMounts: readonly string[] = ['auth', 'sys', 'keys', 'slots', 'sessions', 'migrations'];
+const takenMounts: readonly string[] = [
+  'approvals',
+  'audit',
+  'auth',
+  'freezes',
+  'identities',
+  'keys',
+  'migrations',
+  'policies',
+  'sessions',
+  'slots',
+  'sys',
+  'tokens',
+  'whoami',
+];
 
 /** What keeps keys without hardware or a service behind it, as `allowSoftwareEngines` names it. */
 const softwareEngines = ['memory', 'encrypted-file', 'hsm-sim', 'kms-simulated', 'mpc'] as const;
@@ -137,6 +221,18 @@ export const configSchema = z.strictObject({
   }),
   slots: z.array(slot).min(1),
   identities: z.array(identity).min(1),
+  jwtIssuers: z
+    .array(jwtIssuer)
+    .max(16)
+    .default([])
+    .describe('Who else says who people are: OpenID Connect, JWTs.'),
+  apiTokens: z
+    .strictObject({
+      enabled: z.boolean().default(false),
+      max_s: z.int().min(60).max(31_536_000).default(31_536_000).describe('How long one may live at most.'),
+    })
+    .prefault({})
+    .describe('Bearer tokens that an admin issues, for programs without a certificate.'),
   sessions: z
     .strictObject({
       idle_s: z.int().min(1).max(86_400).default(900),
@@ -208,6 +304,80 @@ export const configSchema = z.strictObject({
     })
     .prefault({})
     .describe("Serving other signers' clients."),
+  policies: z
+    .strictObject({
+      folder: z
+        .string()
+        .min(1)
+        .default('policies')
+        .describe('The folder of policy documents: *.yaml, *.json.'),
+    })
+    .prefault({})
+    .describe('What may be signed. A key that no policy names signs nothing.'),
+  audit: z
+    .strictObject({
+      node: z
+        .string()
+        .regex(/^[a-z0-9][a-z0-9.-]{0,62}$/, 'must be 1 to 63 characters of a-z, 0-9, "." and "-"')
+        .default('keyslot')
+        .describe('The name of this appliance in its audit log; of several, each has its own.'),
+      folder: z.string().min(1).default('state/audit').describe('Where the audit log is.'),
+      slot: id
+        .optional()
+        .describe('The slot of the key that signs checkpoints, and of nothing else. Production needs one.'),
+      key: id.default('audit').describe('The id of that key; it is made when the slot has none.'),
+      unsigned: z
+        .boolean()
+        .default(false)
+        .describe(
+          'Whether production may do without signed checkpoints: then the log proves its order alone.',
+        ),
+      checkpoint: z
+        .strictObject({
+          every_s: z.number().min(0.1).max(3_600).default(1),
+          records: z.int().min(1).max(100_000).default(1_000),
+        })
+        .prefault({})
+        .describe('When a checkpoint is made: after this time or so many records, whichever comes first.'),
+      segmentRecords: z
+        .int()
+        .refine(
+          count => count >= 16 && count <= 2 ** 20 && (count & (count - 1)) === 0,
+          'must be a power of two',
+        )
+        .default(65_536)
+        .describe('Records in one file of the log.'),
+      witnesses: z
+        .array(
+          z.union([
+            z.strictObject({ file: z.string().min(1) }),
+            z.strictObject({ url: z.string().refine(isRpcUrl, 'must be an http or https URL') }),
+          ]),
+        )
+        .max(8)
+        .default([])
+        .describe('Where checkpoints are told to: a file elsewhere, or whoever takes them by HTTP POST.'),
+    })
+    .prefault({})
+    .describe('The tamper-evident record of everything that was asked for.'),
+  idempotency: z
+    .strictObject({ retention_s: z.int().min(60).max(2_592_000).default(86_400) })
+    .prefault({})
+    .describe('How long a repeated request gets the answer of the first.'),
+  exports: z
+    .strictObject({ enabled: z.boolean().default(false) })
+    .prefault({})
+    .describe('Whether keys may leave, with approvals, from slots that can give them out.'),
+  dualControl: z
+    .strictObject({
+      approvals: z.int().min(1).max(10).default(2).describe('How many people besides the one who asks.'),
+      operations: z
+        .array(z.enum(['put-policy', 'delete-policy', 'thaw', 'destroy-copies', 'create-identity']))
+        .default([])
+        .describe('What takes approvals, besides export-key and destroy-key, which always do.'),
+    })
+    .prefault({})
+    .describe('What nobody does alone.'),
   solanaRpcUrl: z
     .string()
     .refine(isRpcUrl, 'must be an http or https URL without a user or a password')
@@ -274,12 +444,15 @@ export function keyFolderOf(config: Config, slot: SlotConfig): string {
 }
 
 /** The slot that new wallets are made in; none while their routes are off. */
-export const walletSlot = ({ compat, slots }: Config): string | undefined =>
-  compat.agenticWallet ? (compat.slot ?? slots[0]?.id) : undefined;
+export const walletSlot = ({ compat, slots, audit }: Config): string | undefined =>
+  compat.agenticWallet ? (compat.slot ?? slots.find(each => each.id !== audit.slot)?.id) : undefined;
 
-/** Threads that sign and verify, and two more where keys are derived from secrets while others sign. */
+/**
+ * Threads that sign and verify, one that waits for the disk of the audit log, and two more where keys are derived
+ * from secrets while others sign.
+ */
 export const signingThreads = (config: Config): number =>
-  (config.custodian.threads ?? availableParallelism()) + (config.slots.some(derivesKeys) ? 2 : 0);
+  (config.custodian.threads ?? availableParallelism()) + 1 + (config.slots.some(derivesKeys) ? 2 : 0);
 
 const derivesKeys = ({ engine, settings }: SlotConfig): boolean =>
   engine === 'encrypted-file' ||
@@ -313,7 +486,9 @@ function refuseContradictions(config: Config, path: string): void {
   refuseCompat(config, refuse);
   for (const slot of config.slots) refuseUnfitPin(slot, refuse);
   refuseAppRoles(config, refuse);
-  const hasTokens = config.identities.some(each => !('certificate' in each));
+  refuseAudit(config, refuse);
+  refuseIssuers(config, refuse);
+  const hasTokens = config.identities.some(each => 'token' in each || 'appRole' in each);
   if (config.profile === 'development') {
     if (hasTokens && !isLoopback(config.listen.host)) {
       refuse('identities', 'bearer tokens are for loopback only; use client certificates.');
@@ -323,8 +498,12 @@ function refuseContradictions(config: Config, path: string): void {
   if (hasTokens && !config.facade.vaultTransit)
     refuse('identities', 'bearer tokens are for the development profile; use client certificates.');
   for (const each of config.identities) {
-    if ('certificate' in each || !each.roles.includes('operator')) continue;
-    refuse(`identities.${each.name}.roles`, 'in production an operator has a client certificate.');
+    const role = ['admin', 'operator', 'approver'].find(name => each.roles.some(own => own === name));
+    if (role === undefined || !('token' in each || 'appRole' in each)) continue;
+    refuse(
+      `identities.${each.name}.roles`,
+      `in production the role ${role} takes a client certificate or a JWT.`,
+    );
   }
   for (const slot of config.slots) {
     const software = softwareEngineOf(slot);
@@ -334,6 +513,42 @@ function refuseContradictions(config: Config, path: string): void {
         `engine ${software} keeps keys in software; name it in allowSoftwareEngines to allow it.`,
       );
     }
+  }
+}
+
+/** The audit key has a slot of its own: whoever uses wallets cannot use it, and whoever keeps it uses no wallets. */
+function refuseAudit(config: Config, refuse: (setting: string, text: string) => never): void {
+  const { audit, slots, profile } = config;
+  const slot = slots.find(each => each.id === audit.slot);
+  if (audit.slot !== undefined && !slot) refuse('audit.slot', `there is no slot ${audit.slot}.`);
+  if (slot && slot.access !== 'identity')
+    refuse('audit.slot', 'it takes no sessions; write access: identity.');
+  if (slot && walletSlot(config) === slot.id) refuse('audit.slot', 'no wallets are made in it.');
+  if (slots.length === 1 && slot)
+    refuse('audit.slot', 'it is the only slot; keys of wallets need another one.');
+  if (profile === 'production' && !slot && !audit.unsigned) {
+    refuse('audit.slot', 'name the slot of the key that signs checkpoints, or say audit.unsigned: true.');
+  }
+}
+
+/** JWTs and API tokens have their settings, and an identity that needs them has them too. */
+function refuseIssuers(config: Config, refuse: (setting: string, text: string) => never): void {
+  const { jwtIssuers, identities, apiTokens } = config;
+  for (const list of [jwtIssuers.map(({ name }) => name), jwtIssuers.map(({ issuer }) => issuer)]) {
+    const repeated = list.find((value, at) => list.indexOf(value) !== at);
+    if (repeated !== undefined) refuse('jwtIssuers', `${repeated} stands there twice.`);
+  }
+  for (const { name, refresh_s, max_s } of jwtIssuers) {
+    if (max_s < refresh_s) refuse(`jwtIssuers.${name}.max_s`, 'it is less than refresh_s.');
+  }
+  for (const each of identities) {
+    if ('jwt' in each && !jwtIssuers.some(({ name }) => name === each.jwt)) {
+      refuse(`identities.${each.name}.jwt`, `there is no issuer ${each.jwt} in jwtIssuers.`);
+    }
+    if (!('apiTokens' in each)) continue;
+    if (!apiTokens.enabled) refuse(`identities.${each.name}.apiTokens`, 'set apiTokens.enabled to true.');
+    const role = (['admin', 'operator', 'approver'] as const).find(name => each.roles.includes(name));
+    if (role) refuse(`identities.${each.name}.roles`, `the role ${role} takes no API token.`);
   }
 }
 
@@ -396,9 +611,12 @@ function refuseRepeats(config: Config, refuse: (setting: string, text: string) =
     const repeated = list.find((value, at) => list.indexOf(value) !== at);
     if (repeated !== undefined) refuse(setting, `${repeated} stands there twice.`);
   }
-  for (const { name, slots: granted } of config.identities) {
-    const unknown = granted === '*' ? undefined : granted.find(slotId => !slots.includes(slotId));
-    if (unknown !== undefined) refuse(`identities.${name}.slots`, `there is no slot ${unknown}.`);
+  for (const { name, slots: named, grants } of config.identities) {
+    const granted = [['slots', named], ...grants.map(each => ['grants', each.slots])] as const;
+    for (const [setting, list] of granted) {
+      const unknown = Array.isArray(list) ? list.find(slotId => !slots.includes(slotId)) : undefined;
+      if (unknown !== undefined) refuse(`identities.${name}.${setting}`, `there is no slot ${unknown}.`);
+    }
   }
 }
 
@@ -410,7 +628,8 @@ function refuseCompat(config: Config, refuse: (setting: string, text: string) =>
   if (compat.slot !== undefined && !slots.some(each => each.id === compat.slot)) {
     refuse('compat.slot', `there is no slot ${compat.slot}.`);
   }
-  if (compat.agenticWallet && compat.slot === undefined && slots.length > 1) {
+  const candidates = slots.filter(each => each.id !== config.audit.slot);
+  if (compat.agenticWallet && compat.slot === undefined && candidates.length > 1) {
     refuse('compat.slot', 'name the slot where new wallets are made: there are several.');
   }
   if (compat.adopt !== undefined) {
@@ -444,6 +663,16 @@ function isRpcUrl(text: string): boolean {
   const url = URL.parse(text);
   if (url === null || url.username !== '' || url.password !== '') return false;
   return url.protocol === 'https:' || url.protocol === 'http:';
+}
+
+/** Keys that came over a wire that anybody could write on would make anybody an issuer. */
+function isJwksUrl(text: string): boolean {
+  const url = URL.parse(text);
+  if (url === null || url.username !== '' || url.password !== '') return false;
+  return (
+    url.protocol === 'https:' ||
+    (url.protocol === 'http:' && isLoopback(url.hostname.replace(/^\[(.*)\]$/, '$1')))
+  );
 }
 
 const isLoopback = (host: string): boolean =>

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { KeyslotError } from '../foundation/errors.ts';
 import { Secret } from '../foundation/secret.ts';
-import { configFile } from './config.ts';
+import { everythingAllowed } from '../policy/permissive.ts';
+import { type Config, configFile } from './config.ts';
 import { privateFolder } from './home.ts';
 
 /**
@@ -22,16 +23,19 @@ export async function prepareDevelopmentHome(options: {
 }): Promise<DevelopmentHome> {
   const { home } = options;
   privateFolder(home);
-  for (const folder of ['softhsm', 'softhsm/tokens']) privateFolder(join(home, folder));
+  for (const folder of ['softhsm', 'softhsm/tokens', 'policies']) privateFolder(join(home, folder));
   const bearerToken = await prepareLocalAccess(home);
   const files = {
     soPin: join(home, 'secrets', 'so.pin'),
     userPin: join(home, 'secrets', 'user.pin'),
+    auditPin: join(home, 'secrets', 'audit.pin'),
     bearerToken,
     softhsmConf: join(home, 'softhsm', 'softhsm2.conf'),
   };
   keepOrWrite(files.soPin, () => randomPin());
   keepOrWrite(files.userPin, () => randomPin());
+  keepOrWrite(files.auditPin, () => randomPin());
+  keepOrWrite(join(home, 'policies', 'demo.yaml'), demoPolicy);
   // Written anew each time, because it names the folder, and folders are moved.
   writeFileSync(files.softhsmConf, softhsmConf(join(home, 'softhsm', 'tokens')), { mode: 0o600 });
   keepOrWrite(join(home, configFile), () => developmentConfig(options));
@@ -50,15 +54,38 @@ export async function prepareLocalAccess(home: string): Promise<string> {
   return bearerToken;
 }
 
+/**
+ * That program has no policies, so what describes its appliance lets everything through, in a file that whoever
+ * runs it sees and can change. Kept when it is there already.
+ */
+export function preparePagePolicy(config: Pick<Config, 'home' | 'slots'>): void {
+  privateFolder(join(config.home, 'policies'));
+  const slots = config.slots.map(({ id }) => id);
+  const document = everythingAllowed('agentic-wallet', { slots });
+  keepOrWrite(join(config.home, 'policies', 'agentic-wallet.yaml'), () => stringify(document).trimEnd());
+}
+
 /** The PIN of a slot that nobody has to know. Kept when it is there already. */
 export const prepareRandomPin = (path: string): void => keepOrWrite(path, () => randomPin());
 
 export interface DevelopmentHome {
   readonly soPin: string;
   readonly userPin: string;
+  /** Of the token that holds the audit key, whose label is `auditLabel` of the token's. */
+  readonly auditPin: string;
   readonly bearerToken: string;
   readonly softhsmConf: string;
 }
+
+/** The label of the token that holds the audit key. */
+export const auditLabel = (tokenLabel: string): string => `${tokenLabel}-audit`;
+
+const demoPolicy = (): string =>
+  [
+    '# What the development appliance lets the key "demo" sign: everything. A key that no policy names signs nothing.',
+    '# docs/policy.md has the rules that a policy for keys that matter is made of.',
+    stringify(everythingAllowed('demo', { keys: ['demo'], tags: ['demo'] })).trimEnd(),
+  ].join('\n');
 
 /** Where Debian, Ubuntu, Fedora and Alpine put SoftHSM's library. MODULE_UNUSABLE when it is nowhere. */
 export function findSoftHsm(): string {
@@ -138,7 +165,19 @@ const developmentConfig = (options: {
           environment: { SOFTHSM2_CONF: '${home}/softhsm/softhsm2.conf' },
         },
       },
+      {
+        id: 'audit',
+        engine: 'pkcs11',
+        pin: { file: 'secrets/audit.pin' },
+        access: 'identity',
+        settings: {
+          module: options.module,
+          tokenLabel: auditLabel(options.tokenLabel),
+          environment: { SOFTHSM2_CONF: '${home}/softhsm/softhsm2.conf' },
+        },
+      },
     ],
+    audit: { slot: 'audit' },
     identities: localAccess.identities,
     command: localAccess.command,
   }).trimEnd();
@@ -149,13 +188,13 @@ export const localAccess = {
   identities: [
     {
       name: 'developer',
-      roles: ['operator', 'signer'],
+      roles: ['admin', 'operator', 'signer', 'auditor'],
       slots: '*',
       certificate: { file: 'tls/developer.crt' },
     },
     {
       name: 'developer-token',
-      roles: ['operator', 'signer'],
+      roles: ['admin', 'operator', 'signer', 'auditor'],
       slots: '*',
       token: { file: 'secrets/developer.token' },
     },

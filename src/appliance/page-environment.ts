@@ -12,7 +12,7 @@ import {
   readConfig,
   type SecretSource,
 } from './config.ts';
-import { localAccess, prepareLocalAccess, prepareRandomPin } from './development.ts';
+import { localAccess, prepareLocalAccess, preparePagePolicy, prepareRandomPin } from './development.ts';
 import { Home } from './home.ts';
 import {
   given,
@@ -79,6 +79,7 @@ export async function preparePageHome(backend: PageBackend, config: Config, log:
   using _taken = new Home(config.home);
   const bearerToken = await prepareLocalAccess(config.home);
   if (backend === 'memory') prepareRandomPin(inHome(config, memoryPin));
+  preparePagePolicy(config);
   log.info({ backend, home: config.home, bearerToken }, 'configured by the environment: no keyslot.yaml');
   if (backend === 'hsm') sayWhichHsm(config, log);
   const { adopt } = config.compat;

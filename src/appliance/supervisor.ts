@@ -1,4 +1,4 @@
-import { createHash, randomBytes, X509Certificate } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createSecureContext } from 'node:tls';
@@ -6,22 +6,21 @@ import { fileURLToPath } from 'node:url';
 import { KeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
-import type { Credential } from '../wire/custodian.ts';
 import { Child, entryOf } from './child.ts';
 import {
   asksAws,
   type Config,
-  type IdentityConfig,
   inHome,
   moduleEnvironment,
   secretVariables,
   signingThreads,
 } from './config.ts';
-import type { CustodianBoot } from './custodian-process.ts';
+import type { CustodianBoot } from './custodian-start.ts';
 import { awsVariables, childEnvironment } from './environment.ts';
 import type { GatewayBoot, GatewayReady } from './gateway-process.ts';
 import { Home } from './home.ts';
-import { readSecret } from './secrets.ts';
+import { identitiesOf, takesTokens } from './identities.ts';
+import { policyDocuments } from './policy-files.ts';
 
 /**
  * The parent of both processes: starts the custodian, then the gateway, restarts whichever dies, and stops
@@ -38,20 +37,28 @@ export class Supervisor implements AsyncDisposable {
   #stopping = false;
   #listening: GatewayReady = { url: '', opsUrl: '' };
 
-  private constructor(config: Config, home: Home, log: Log, identities: CustodianBoot['identities']) {
+  private constructor(config: Config, home: Home, log: Log, authorities: Authorities) {
     this.#config = config;
     this.#home = home;
     this.#log = log;
     this.#bootSecret = Secret.fromBytes(randomBytes(32), { wipe: true });
-    this.#plans = { custodian: this.#custodianPlan(identities), gateway: this.#gatewayPlan() };
+    this.#plans = { custodian: this.#custodianPlan(authorities), gateway: this.#gatewayPlan() };
   }
 
-  /** Resolves when both processes serve. Fails with the first wrong setting, and then leaves nothing running. */
-  static async start(config: Config, log: Log): Promise<Supervisor> {
+  /**
+   * Resolves when both processes serve. Fails with the first wrong setting, and then leaves nothing running. `entry`
+   * is the custodian's program.
+   */
+  static async start(config: Config, log: Log, entry = entryOf('custodian-process')): Promise<Supervisor> {
     const home = new Home(config.home);
     let supervisor: Supervisor | undefined;
     try {
-      supervisor = new Supervisor(config, home, log, await identitiesOf(config));
+      const policies = policyDocuments(config);
+      supervisor = new Supervisor(config, home, log, {
+        identities: await identitiesOf(config),
+        policies,
+        entry,
+      });
       await supervisor.#startBoth();
       return supervisor;
     } catch (error) {
@@ -120,12 +127,12 @@ export class Supervisor implements AsyncDisposable {
     return new Child({ entry: plan.entry, flags: plan.flags, environment: plan.environment, boot });
   }
 
-  #custodianPlan(identities: CustodianBoot['identities']): Plan {
+  #custodianPlan({ entry, ...authorities }: Authorities): Plan {
     const config = this.#config;
     const { storeFile, socketFile } = this.#home;
     return {
       name: 'custodian',
-      entry: entryOf('custodian-process'),
+      entry,
       flags: hardened,
       environment: childEnvironment(
         { ...moduleEnvironment(config), UV_THREADPOOL_SIZE: String(signingThreads(config)) },
@@ -133,7 +140,7 @@ export class Supervisor implements AsyncDisposable {
       ),
       boot: (bootSecret, firstStart): CustodianBoot => ({
         config,
-        identities,
+        ...authorities,
         storeFile,
         socketFile,
         bootSecret,
@@ -159,7 +166,7 @@ export class Supervisor implements AsyncDisposable {
         listen: { ...listen, port: portOf(this.#listening.url) ?? listen.port },
         ops: { ...ops, port: portOf(this.#listening.opsUrl) ?? ops.port },
         tls,
-        requireCertificate: this.#config.identities.every(identity => 'certificate' in identity),
+        requireCertificate: !takesTokens(this.#config),
         ...(this.#config.facade.vaultTransit ? { vaultTransit: this.#config.facade } : {}),
         ...(this.#config.compat.agenticWallet ? { wallets: { rpcUrl: this.#config.solanaRpcUrl } } : {}),
         socketFile,
@@ -171,6 +178,9 @@ export class Supervisor implements AsyncDisposable {
     };
   }
 }
+
+/** Who may do what, and what may be signed. */
+type Authorities = Pick<CustodianBoot, 'identities' | 'policies'> & { readonly entry: string };
 
 interface Plan {
   readonly name: string;
@@ -224,58 +234,6 @@ function tlsOf(config: Config): GatewayBoot['tls'] {
   }
   return tls;
 }
-
-const identitiesOf = (config: Config): Promise<CustodianBoot['identities']> =>
-  Promise.all(
-    config.identities.map(async identity => ({
-      name: identity.name,
-      roles: identity.roles,
-      slots: identity.slots,
-      ...(await recognisedBy(config, identity)),
-    })),
-  );
-
-async function recognisedBy(
-  config: Config,
-  identity: IdentityConfig,
-): Promise<Pick<CustodianBoot['identities'][number], 'credential' | 'appRole'>> {
-  if (!('appRole' in identity)) return { credential: await credentialOf(config, identity) };
-  const { roleId, secretId } = identity.appRole;
-  const setting = `identities.${identity.name}.appRole.secretId`;
-  using secret = await readSecret(config, secretId, setting);
-  // Whoever knows the role id may try: what protects it is that nobody can guess this.
-  if (secret.length >= secretId_bytes_min) return { appRole: { roleId, secretId: secret.use(sha256) } };
-  throw new KeyslotError(
-    'CONFIG_INVALID',
-    `${setting}: it has fewer than ${secretId_bytes_min} characters; openssl rand -hex 32 makes a good one.`,
-  );
-}
-
-const secretId_bytes_min = 16;
-
-/** Of a token only its digest goes on: the custodian can recognise it and not repeat it. */
-async function credentialOf(
-  config: Config,
-  identity: Exclude<IdentityConfig, { appRole: unknown }>,
-): Promise<Credential> {
-  const setting = `identities.${identity.name}`;
-  if ('token' in identity) {
-    using token = await readSecret(config, identity.token, `${setting}.token`);
-    return { token: token.use(sha256) };
-  }
-  if ('spki' in identity.certificate) return { certificate: identity.certificate.spki };
-  const path = inHome(config, identity.certificate.file);
-  try {
-    const { publicKey } = new X509Certificate(readFileSync(path));
-    return { certificate: sha256(publicKey.export({ format: 'der', type: 'spki' })) };
-  } catch (cause) {
-    throw new KeyslotError('CONFIG_INVALID', `${setting}.certificate.file: ${path} is not a certificate.`, {
-      cause,
-    });
-  }
-}
-
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 /** Code that was compiled before, which is trusted as the sources are: nothing that production takes from a shell. */
 const runtimeVariables = ({ profile }: Config): readonly string[] =>

@@ -3,7 +3,7 @@ import { request } from 'node:https';
 import { type Config, inHome } from '../appliance/config.ts';
 import { runningAppliance } from '../appliance/home.ts';
 import { configOfHome } from '../appliance/page-environment.ts';
-import { isErrorCode, KeyslotError } from '../foundation/errors.ts';
+import { isErrorCode, KeyslotError, type Violation } from '../foundation/errors.ts';
 
 /** The options that every command has. */
 export interface SharedOptions {
@@ -43,27 +43,48 @@ export class Connection {
     return (await this.#exchange('GET', path, undefined)) as T;
   }
 
-  async post<T>(path: string, body: unknown): Promise<T> {
-    return (await this.#exchange('POST', path, JSON.stringify(body))) as T;
+  async post<T>(path: string, body: unknown, terms: Terms = {}): Promise<T> {
+    return (await this.#exchange('POST', path, JSON.stringify(body), terms)) as T;
   }
 
-  async #exchange(method: string, path: string, body: string | undefined): Promise<unknown> {
-    const { status, text } = await this.#send(method, path, body);
+  async put<T>(path: string, body: unknown, terms: Terms = {}): Promise<T> {
+    return (await this.#exchange('PUT', path, JSON.stringify(body), terms)) as T;
+  }
+
+  async delete<T>(path: string, terms: Terms = {}): Promise<T> {
+    return (await this.#exchange('DELETE', path, undefined, terms)) as T;
+  }
+
+  async #exchange(
+    method: string,
+    path: string,
+    body: string | undefined,
+    terms: Terms = {},
+  ): Promise<unknown> {
+    const { status, text } = await this.#send(method, path, body, terms);
     const answer = parsed(text);
     if (status < 400) return answer;
-    const { code = '', detail = '' } = (answer ?? {}) as { code?: string; detail?: string };
+    const { code = '', detail = '', violations } = (answer ?? {}) as Told;
     throw new KeyslotError(
       isErrorCode(code) ? code : 'INTERNAL',
       detail || `The appliance answered ${status}.`,
+      violations ? { violations } : {},
     );
   }
 
-  #send(method: string, path: string, body: string | undefined): Promise<{ status: number; text: string }> {
+  #send(
+    method: string,
+    path: string,
+    body: string | undefined,
+    { approval }: Terms,
+  ): Promise<{ status: number; text: string }> {
     const { promise, resolve, reject } = Promise.withResolvers<{ status: number; text: string }>();
-    const headers =
-      body === undefined
+    const headers = {
+      ...(body === undefined
         ? {}
-        : { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) };
+        : { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) }),
+      ...(approval === undefined ? {} : { 'Keyslot-Approval': approval }),
+    };
     const sent = request(
       new URL(path, this.#url),
       { method, headers, ...this.#tls, timeout: answer_ms },
@@ -83,6 +104,19 @@ export class Connection {
     sent.end(body);
     return promise;
   }
+}
+
+/** What goes along with a call that changes something. */
+export interface Terms {
+  /** The id of an approval. */
+  readonly approval?: string | undefined;
+}
+
+/** As much of a problem as is used. */
+interface Told {
+  readonly code?: string;
+  readonly detail?: string;
+  readonly violations?: readonly Violation[];
 }
 
 function commandFile(path: string, setting: string): Buffer {

@@ -4,13 +4,19 @@ import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
 import { homeFromEnvironment } from '../appliance/environment.ts';
 import { pageHome } from '../appliance/page-environment.ts';
+import { addApprovals } from './commands/approvals.ts';
+import { addAudit } from './commands/audit.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addEnvelopes } from './commands/envelopes.ts';
+import { addFreeze } from './commands/freeze.ts';
+import { addIdentities } from './commands/identities.ts';
 import { addKeys } from './commands/keys.ts';
 import { addMigrate } from './commands/migrate.ts';
+import { addPolicy } from './commands/policy.ts';
 import { addServe } from './commands/serve.ts';
 import { addSign } from './commands/sign.ts';
 import { addSlots } from './commands/slots.ts';
+import { addTokens } from './commands/tokens.ts';
 import { fail, misused } from './output.ts';
 
 /** `keyslot`: argv to the appliance or its client. Exit status: 0 done, 1 refused or failed, 2 misused. */
@@ -44,6 +50,12 @@ addSlots(program, shared);
 addKeys(program, shared);
 addSign(program, shared);
 addMigrate(program, shared);
+addPolicy(program, shared);
+addFreeze(program, shared);
+addApprovals(program, shared);
+addAudit(program, shared);
+addIdentities(program, shared);
+addTokens(program, shared);
 addDoctor(program, shared);
 addEnvelopes(program);
 

@@ -30,11 +30,14 @@ export const printJson = (value: unknown): void => console.log(JSON.stringify(va
 /** One line that says what happened, one that says what to do. Sets the exit status. */
 export function fail(thrown: unknown, json: boolean): void {
   const error = toKeyslotError(thrown);
+  const { code, message: detail, violations } = error;
+  const { remedy } = error.entry;
   process.exitCode = refused;
   if (json) {
-    printJson({ error: { code: error.code, detail: error.message, remedy: error.entry.remedy } });
+    printJson({ error: { code, detail, remedy, ...(violations ? { violations } : {}) } });
     return;
   }
-  console.error(`keyslot: ${error.code}: ${error.message} ${error.entry.remedy}`);
-  if (error.code === 'INTERNAL') console.error(error.cause);
+  console.error(`keyslot: ${code}: ${detail} ${remedy}`);
+  for (const { rule, reason } of violations ?? []) console.error(`  ${rule}: ${reason}`);
+  if (code === 'INTERNAL') console.error(error.cause);
 }

@@ -12,9 +12,12 @@ export async function readPin(file: string | undefined, prompt: string): Promise
 }
 
 /** A file as text; `-` is standard input. SECRET_UNREADABLE. */
-export function fileText(file: string): string {
+export const fileText = (file: string): string => fileBytes(file).toString('utf8');
+
+/** A file as it is; `-` is standard input. SECRET_UNREADABLE. */
+export function fileBytes(file: string): Buffer {
   try {
-    return readFileSync(file === '-' ? 0 : file, 'utf8');
+    return readFileSync(file === '-' ? 0 : file);
   } catch (cause) {
     throw new KeyslotError('SECRET_UNREADABLE', `${file} cannot be read.`, { cause });
   }

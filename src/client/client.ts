@@ -1,4 +1,6 @@
 import { limits } from '../foundation/limits.ts';
+import type { AuditStatus } from '../wire/audit.ts';
+import type { ApprovalView, FreezeView, PolicyView, VerdictView } from '../wire/policies.ts';
 import type { Health, KeyView, MigrationPlanView, MigrationView, SlotView } from '../wire/views.ts';
 import { fromBase64, toBase64 } from './bytes.ts';
 import type { Check } from './checks.ts';
@@ -35,10 +37,20 @@ export interface CallOptions {
   /** Ends the call with CLIENT_ABORTED. What the appliance has begun by then it may still finish. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Sent as `Idempotency-Key` with everything but reads, the same at each repetition; random unless given. The
-   * appliance does not look at it today: calls that change something are simply never repeated once sent.
+   * Sent as `Idempotency-Key` with everything but reads, the same at each repetition; random unless given. Under
+   * one key the appliance does a thing once, and answers a repeat of it within a day as it answered the first.
    */
   readonly idempotencyKey?: string | undefined;
+  /**
+   * What the appliance's logs and errors call this request: 1 to 100 of letters, digits, `.`, `_`, `:`, `-`. The same
+   * bytes signed with the same key under the same name are one request, so without `idempotencyKey` none is sent.
+   */
+  readonly requestId?: string | undefined;
+}
+
+export interface ChangeOptions extends CallOptions {
+  /** The id of an approval, where the appliance wants others to agree. */
+  readonly approval?: string | undefined;
 }
 
 export interface SignOptions extends CallOptions {
@@ -54,12 +66,14 @@ interface SignedBy {
 interface MessageSignature {
   readonly signature: Uint8Array;
   readonly kind: replies.MessageKind;
+  readonly receipt: replies.Receipt;
 }
 interface TransactionSignature {
   readonly signature: Uint8Array;
   /** The wire transaction with the signature in its place. */
   readonly signedTransaction: Uint8Array;
   readonly version: replies.TransactionVersion;
+  readonly receipt: replies.Receipt;
 }
 export type SignedMessage = MessageSignature & SignedBy;
 export type SignedTransaction = TransactionSignature & SignedBy;
@@ -84,8 +98,8 @@ export type KeyslotClient = ReturnType<typeof createKeyslotClient>;
 
 /**
  * Every call of the HTTP API, bytes as `Uint8Array`. A call rejects with a `KeyslotClientError` that has the
- * code of the appliance's problem, or a `CLIENT_` one; reads and signatures are repeated where that is promised
- * to help, and nothing else is once it was sent.
+ * code of the appliance's problem, or a `CLIENT_` one. Calls are repeated where that is promised to help, under
+ * one Idempotency-Key, so that nothing is done twice; what carries a PIN is sent once.
  *
  * @example
  * const client = createKeyslotClient({ url: 'https://127.0.0.1:8443', auth: { bearerToken } });
@@ -101,26 +115,35 @@ export function createKeyslotClient(options: ClientOptions) {
     return Promise.reject(new KeyslotClientError('CLIENT_ABORTED', 'The client was closed.'));
   };
   const get = <T>(path: string, check: Check<T>, asked?: CallOptions) =>
-    ask({ method: 'GET', path, repeatable: true, check, read: same }, asked);
-  /** Changes something: sent once. */
-  const post = <T>(path: string, body: object, check: Check<T>, asked?: CallOptions) =>
-    ask({ method: 'POST', path, body, repeatable: false, check, read: same }, asked);
+    ask({ method: 'GET', path, repeats: 'freely', check, read: same }, asked);
+  const change = <T>(
+    method: 'POST' | 'PUT' | 'DELETE',
+    path: string,
+    body: object | undefined,
+    check: Check<T>,
+    asked?: ChangeOptions,
+  ) => ask({ method, path, ...(body ? { body } : {}), repeats: 'under-key', check, read: same }, asked);
+  const post = <T>(path: string, body: object, check: Check<T>, asked?: ChangeOptions) =>
+    change('POST', path, body, check, asked);
+  /** A PIN: sent once, so that a wrong one costs one try. */
+  const tell = <T>(path: string, body: object, check: Check<T>, asked?: CallOptions) =>
+    ask({ method: 'POST', path, body, repeats: 'never', check, read: same }, asked);
   /** Asks with a body, and changes nothing. */
   const query = <T>(path: string, body: object, check: Check<T>, asked?: CallOptions) =>
-    ask({ method: 'POST', path, body, repeatable: true, check, read: same }, asked);
+    ask({ method: 'POST', path, body, repeats: 'freely', check, read: same }, asked);
 
   const openSession = (slot: string, pin: string, asked?: CallOptions) =>
-    post(`${slotPath(slot)}/sessions`, { pin }, replies.session, asked);
-  const closeSession = async (session: string, { signal, idempotencyKey }: CallOptions = {}) => {
+    tell(`${slotPath(slot)}/sessions`, { pin }, replies.session, asked);
+  const closeSession = async (session: string, asked: CallOptions = {}) => {
     const path = '/v1/sessions/current';
     const question = {
       method: 'DELETE',
       path,
-      repeatable: false,
+      repeats: 'never',
       check: replies.nothing,
       read: same,
     } as const;
-    await transport.ask(question, { session, signal, idempotencyKey });
+    await transport.ask(question, { ...asked, session });
   };
   const pinSession =
     auth?.session &&
@@ -137,7 +160,7 @@ export function createKeyslotClient(options: ClientOptions) {
     read: (reply: T) => R,
     asked: SignOptions = {},
   ): Promise<R> => {
-    const question = { method: 'POST', path, body, repeatable: true, check, read } as const;
+    const question = { method: 'POST', path, body, repeats: 'freely', check, read } as const;
     if (asked.session !== undefined || !pinSession) return ask(question, asked);
     return pinSession.use(session => ask(question, { ...asked, session }), asked.signal);
   };
@@ -162,7 +185,7 @@ export function createKeyslotClient(options: ClientOptions) {
     const question: Question<KeyView, KeyView> = {
       method: 'GET',
       path: keyPath(key),
-      repeatable: true,
+      repeats: 'freely',
       check: replies.key,
       read: same,
     };
@@ -209,7 +232,9 @@ export function createKeyslotClient(options: ClientOptions) {
         get(slotPath(slot), replies.slot, asked),
       /** Without a PIN the appliance reads the configured source. */
       open: async (slot: string, pin?: string, asked?: CallOptions): Promise<SlotView> =>
-        post(`${slotPath(slot)}/open`, pin === undefined ? {} : { pin }, replies.slot, asked),
+        pin === undefined
+          ? post(`${slotPath(slot)}/open`, {}, replies.slot, asked)
+          : tell(`${slotPath(slot)}/open`, { pin }, replies.slot, asked),
       lock: async (slot: string, asked?: CallOptions): Promise<SlotView> =>
         post(`${slotPath(slot)}/lock`, {}, replies.slot, asked),
       clearLatch: async (slot: string, asked?: CallOptions): Promise<SlotView> =>
@@ -230,23 +255,47 @@ export function createKeyslotClient(options: ClientOptions) {
       all: allKeys,
       /** Without a grant of the key's slot, a PIN session is what shows it. */
       show: showKey,
-      generate: async (id: string, slot: string, asked?: CallOptions): Promise<KeyView> =>
-        post('/v1/keys', { id, slot }, replies.key, asked),
+      generate: async (id: string, slot: string, { tags, ...asked }: TaggedOptions = {}): Promise<KeyView> =>
+        post('/v1/keys', { id, slot, tags }, replies.key, asked),
       /** A seed of 32 bytes, or the 64 bytes of a Solana key file. */
       import: async (id: string, material: KeyMaterial, asked?: CallOptions): Promise<KeyView> =>
         post(`${keyPath(id)}/import`, toldMaterial(material), replies.key, asked),
       /** A key that is in the custody already: `reference` is its name there. */
       adopt: async (
         id: string,
-        from: { readonly slot: string; readonly reference?: string },
+        from: { readonly slot: string; readonly reference?: string; readonly tags?: readonly string[] },
         asked?: CallOptions,
       ): Promise<KeyView> => post(`${keyPath(id)}/adopt`, from, replies.key, asked),
+      /** All of its tags anew. They choose policies and grants, so this is an admin's. */
+      tag: async (id: string, tags: readonly string[], asked?: ChangeOptions): Promise<KeyView> =>
+        change('PUT', `${keyPath(id)}/tags`, { tags }, replies.key, asked),
+      disable: async (id: string, asked?: ChangeOptions): Promise<KeyView> =>
+        post(`${keyPath(id)}/disable`, {}, replies.key, asked),
+      enable: async (id: string, asked?: ChangeOptions): Promise<KeyView> =>
+        post(`${keyPath(id)}/enable`, {}, replies.key, asked),
+      /** Removes it from its slot for good; its id is never used again. Takes an approval. */
+      destroy: async (id: string, asked: ChangeOptions): Promise<KeyView> =>
+        post(`${keyPath(id)}/destroy`, {}, replies.key, asked),
+      /** Its 64 bytes, as a Solana key file has them. Takes an approval. */
+      export: async (
+        id: string,
+        asked: ChangeOptions,
+      ): Promise<{ readonly key: KeyView; readonly secretKey: Uint8Array }> => {
+        const told = await post(`${keyPath(id)}/export`, {}, replies.exportedKey, asked);
+        const { secretKey, ...key } = told;
+        return { key, secretKey: Uint8Array.from(secretKey) };
+      },
     }),
 
-    signMessage: async (key: string, message: Uint8Array, asked?: SignOptions): Promise<SignedMessage> =>
+    /** `raw` lets bytes pass that read as a transaction, for an identity that has the right. */
+    signMessage: async (
+      key: string,
+      message: Uint8Array,
+      { raw, ...asked }: SignOptions & { readonly raw?: boolean | undefined } = {},
+    ): Promise<SignedMessage> =>
       sign(
         `${keyPath(key)}/sign-message`,
-        { message: toBase64(message) },
+        { message: toBase64(message), raw },
         replies.signedMessage,
         told => ({ ...messageSignature(told), publicKey: told.publicKey, custody: told.custody }),
         asked,
@@ -322,9 +371,82 @@ export function createKeyslotClient(options: ClientOptions) {
       destroyCopies: async (
         id: string,
         part: Part & { readonly confirm: true },
-        asked?: CallOptions,
+        asked?: ChangeOptions,
       ): Promise<replies.MigrationPage> =>
         post(`${migrationPath(id)}/destroy-copies`, part, replies.migrationPage, asked),
+    }),
+
+    policies: Object.freeze({
+      list: async (asked?: CallOptions): Promise<readonly PolicyView[]> =>
+        (await get('/v1/policies', replies.policies, asked)).policies,
+      /** The newest version, or the one that is named. */
+      show: async (name: string, version?: number, asked?: CallOptions): Promise<PolicyView> =>
+        get(
+          version === undefined ? policyPath(name) : `${policyPath(name)}/versions/${version}`,
+          replies.policy,
+          asked,
+        ),
+      /** `expected`: the version that the change was made from; 0 for a policy that must not exist yet. */
+      put: async (
+        name: string,
+        from: { readonly document: Readonly<Record<string, unknown>>; readonly expected?: number },
+        asked?: ChangeOptions,
+      ): Promise<PolicyView> => change('PUT', policyPath(name), from, replies.policy, asked),
+      delete: async (name: string, asked?: ChangeOptions): Promise<PolicyView> =>
+        change('DELETE', policyPath(name), undefined, replies.policy, asked),
+      /** What every rule would say of it, signing nothing; `document` is a candidate in place of the policies. */
+      evaluate: async (
+        key: string,
+        what: BatchItem,
+        document?: Readonly<Record<string, unknown>>,
+        asked?: CallOptions,
+      ): Promise<VerdictView> =>
+        query('/v1/policies/evaluate', { key, ...toldItem(what), document }, replies.verdict, asked),
+    }),
+
+    freezes: Object.freeze({
+      list: async (asked?: CallOptions): Promise<readonly FreezeView[]> =>
+        (await get('/v1/freezes', replies.freezes, asked)).freezes,
+      /** Stops signing at once: of the appliance, of a slot, of a key. */
+      freeze: async (
+        what: Pick<FreezeView, 'scope' | 'target' | 'reason'>,
+        asked?: ChangeOptions,
+      ): Promise<FreezeView> => post('/v1/freezes', what, replies.freeze, asked),
+      /** `freeze` is the id: `appliance`, `slot/<id>` or `key/<id>`. */
+      thaw: async (freeze: string, reason: string, asked?: ChangeOptions): Promise<FreezeView> =>
+        post('/v1/freezes/thaw', { freeze, reason }, replies.freeze, asked),
+    }),
+
+    approvals: Object.freeze({
+      list: async (asked?: CallOptions): Promise<readonly ApprovalView[]> =>
+        (await get('/v1/approvals', replies.approvals, asked)).approvals,
+      show: async (id: string, asked?: CallOptions): Promise<ApprovalView> =>
+        get(approvalPath(id), replies.approval, asked),
+      request: async (
+        what: Pick<ApprovalView, 'operation' | 'input' | 'reason'>,
+        asked?: CallOptions,
+      ): Promise<ApprovalView> => post('/v1/approvals', what, replies.approval, asked),
+      /** `digest` is that of the request that was read. */
+      approve: async (id: string, digest: string, asked?: CallOptions): Promise<ApprovalView> =>
+        post(`${approvalPath(id)}/approve`, { digest }, replies.approval, asked),
+      reject: async (id: string, digest: string, asked?: CallOptions): Promise<ApprovalView> =>
+        post(`${approvalPath(id)}/reject`, { digest }, replies.approval, asked),
+    }),
+
+    audit: Object.freeze({
+      status: async (asked?: CallOptions): Promise<AuditStatus> =>
+        get('/v1/audit/status', replies.auditStatus, asked),
+      /** Lines as they stand in the log; `next` is where the next stretch begins. */
+      read: async (stretch: Stretch = {}, asked?: CallOptions): Promise<replies.AuditLines> =>
+        get(`/v1/audit${queryOf({ ...stretch })}`, replies.auditLines, asked),
+      /** That the record of a receipt is in the log. */
+      proof: async (seq: number, size?: number, asked?: CallOptions): Promise<replies.InclusionProof> =>
+        get(`/v1/audit/${seq}/proof${queryOf({ size })}`, replies.inclusionProof, asked),
+      consistency: async (from: number, to: number, asked?: CallOptions): Promise<replies.ConsistencyProof> =>
+        get(`/v1/audit/consistency${queryOf({ from, to })}`, replies.consistencyProof, asked),
+      checkpoints: async (stretch: Stretch = {}, asked?: CallOptions): Promise<readonly string[]> =>
+        (await get(`/v1/audit/checkpoints${queryOf({ ...stretch })}`, replies.checkpoints, asked))
+          .checkpoints,
     }),
 
     health: Object.freeze({
@@ -333,7 +455,7 @@ export function createKeyslotClient(options: ClientOptions) {
         (await get('/healthz', replies.alive, asked)).status === 'ok',
       /** Slot by slot; an appliance that is not ready is an answer, not a failure. */
       ready: async (asked?: CallOptions): Promise<Health> => {
-        const question = { method: 'GET', path: '/readyz', repeatable: true, alsoAnswers: 503 } as const;
+        const question = { method: 'GET', path: '/readyz', repeats: 'freely', alsoAnswers: 503 } as const;
         return ask({ ...question, check: replies.health, read: same }, asked);
       },
     }),
@@ -344,7 +466,14 @@ export function createKeyslotClient(options: ClientOptions) {
   });
 }
 
-type KeyMaterial = { readonly slot: string } & (
+type TaggedOptions = CallOptions & { readonly tags?: readonly string[] | undefined };
+
+interface Stretch {
+  readonly from?: number | undefined;
+  readonly limit?: number | undefined;
+}
+
+type KeyMaterial = { readonly slot: string; readonly tags?: readonly string[] | undefined } & (
   | { readonly seed: Uint8Array }
   | { readonly secretKey: Uint8Array }
 );
@@ -359,6 +488,8 @@ const same = <T>(reply: T): T => reply;
 
 const slotPath = (slot: string) => `/v1/slots/${segment(slot, 'SLOT_ID_INVALID')}`;
 const keyPath = (key: string) => `/v1/keys/${segment(key, 'KEY_ID_INVALID')}`;
+const policyPath = (name: string) => `/v1/policies/${segment(name, 'POLICY_UNKNOWN')}`;
+const approvalPath = (id: string) => `/v1/approvals/${segment(id, 'APPROVAL_UNKNOWN')}`;
 const migrationPath = (id: string) => `/v1/migrations/${segment(id, 'MIGRATION_UNKNOWN')}`;
 
 function queryOf(fields: Readonly<Record<string, string | number | undefined>>): string {
@@ -370,25 +501,35 @@ function queryOf(fields: Readonly<Record<string, string | number | undefined>>):
 const toldItem = (item: BatchItem) =>
   'message' in item ? { message: toBase64(item.message) } : { transaction: toBase64(item.transaction) };
 
-const toldMaterial = ({ slot, ...material }: KeyMaterial) =>
-  'seed' in material ? { slot, seed: toBase64(material.seed) } : { slot, secretKey: [...material.secretKey] };
+const toldMaterial = ({ slot, tags, ...material }: KeyMaterial) => ({
+  slot,
+  tags,
+  ...('seed' in material ? { seed: toBase64(material.seed) } : { secretKey: [...material.secretKey] }),
+});
 
 const signatureOf = (told: Exclude<replies.ToldResult, { error: unknown }>) =>
   'kind' in told ? messageSignature(told) : transactionSignature(told);
 
-const messageSignature = (told: { signatureBase64: string; kind: replies.MessageKind }) => ({
+const messageSignature = (told: {
+  signatureBase64: string;
+  kind: replies.MessageKind;
+  receipt: replies.Receipt;
+}) => ({
   signature: signatureBytes(told.signatureBase64),
   kind: told.kind,
+  receipt: told.receipt,
 });
 
 const transactionSignature = (told: {
   signatureBase64: string;
   signedTransaction: string;
   version: replies.TransactionVersion;
+  receipt: replies.Receipt;
 }) => ({
   signature: signatureBytes(told.signatureBase64),
   signedTransaction: fromBase64(told.signedTransaction) ?? notBytes(),
   version: told.version,
+  receipt: told.receipt,
 });
 
 function signatureBytes(text: string): Uint8Array {

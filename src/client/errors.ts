@@ -29,6 +29,8 @@ export class KeyslotClientError extends Error {
   readonly detail: string;
   /** Which item of a batch failed. */
   readonly index: number | undefined;
+  /** The rules that refused, each with its reason; empty where no policy did. */
+  readonly violations: readonly Violation[];
 
   constructor(code: ClientErrorCode, detail: string, facts: ErrorFacts = {}) {
     super(detail, facts.cause === undefined ? undefined : { cause: facts.cause });
@@ -40,6 +42,7 @@ export class KeyslotClientError extends Error {
     this.retryAfter_s = facts.retryAfter_s;
     this.requestId = facts.requestId;
     this.index = facts.index;
+    this.violations = facts.violations ?? [];
   }
 }
 
@@ -49,7 +52,14 @@ export interface ErrorFacts {
   readonly retryAfter_s?: number | undefined;
   readonly requestId?: string | undefined;
   readonly index?: number | undefined;
+  readonly violations?: readonly Violation[] | undefined;
   readonly cause?: unknown;
+}
+
+/** A rule of a policy, `policy/rule`, and why it refused. */
+export interface Violation {
+  readonly rule: string;
+  readonly reason: string;
 }
 
 export const isKeyslotClientError = (error: unknown): error is KeyslotClientError =>

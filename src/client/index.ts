@@ -8,6 +8,7 @@ export {
   type BatchItem,
   type BatchResult,
   type CallOptions,
+  type ChangeOptions,
   type ClientOptions,
   createKeyslotClient,
   type KeyslotClient,
@@ -15,7 +16,7 @@ export {
   type SignedTransaction,
   type SignOptions,
 } from './client.ts';
-export { type ClientErrorCode, isKeyslotClientError, KeyslotClientError } from './errors.ts';
+export { type ClientErrorCode, isKeyslotClientError, KeyslotClientError, type Violation } from './errors.ts';
 export type {
   Address,
   SignableMessage,
@@ -23,5 +24,6 @@ export type {
   SignatureBytes,
   SignatureDictionary,
 } from './kit-shapes.ts';
+export type { Receipt } from './replies.ts';
 export { createKeyslotSigner, type KeyslotSigner, type SigningConfig } from './signer.ts';
 export type { Auth, Fetch } from './transport.ts';

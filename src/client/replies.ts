@@ -1,3 +1,5 @@
+import type { AuditStatus, ReceiptView } from '../wire/audit.ts';
+import type { ApprovalView, FreezeView, PolicyView, VerdictView } from '../wire/policies.ts';
 import type {
   Health,
   KeyView,
@@ -8,6 +10,7 @@ import type {
   SlotView,
 } from '../wire/views.ts';
 import { type Check, flag, list, number, optional, record, shape, text, word } from './checks.ts';
+import type { Violation } from './errors.ts';
 
 /** The shapes of the replies, one check a route: the same as `wire/views.ts`, which only the types come from. */
 
@@ -39,10 +42,17 @@ export const key = shape<KeyView>({
   custody: word(),
   exportable: flag,
   state: word(),
+  tags: list(text),
   origin: word(),
   createdAt: text,
   attributes: optional(record(flag)),
 });
+
+/** The 64 numbers of a Solana key file, beside the key that they are of. */
+export type ExportedKey = KeyView & { secretKey: number[] };
+const isSecretKey = shape<{ secretKey: number[] }>({ secretKey: list(number) });
+export const exportedKey: Check<ExportedKey> = (value): value is ExportedKey =>
+  key(value) && isSecretKey(value);
 
 export interface KeyPage {
   keys: KeyView[];
@@ -59,25 +69,37 @@ export type OpenedSession = SessionView & { token: string };
 export const session = shape<OpenedSession>({ token, slot: text, expiresAt: text, idle_s: number });
 
 export type Custody = KeyView['custody'];
-export type MessageKind = 'bytes' | 'offchain';
+/** `raw-transaction` only where the caller asked for `raw`. */
+export type MessageKind = 'bytes' | 'offchain' | 'raw-transaction';
 export type TransactionVersion = 'legacy' | 'v0' | 'v1';
+
+/** Where a signature stands in the audit log, and where the proof of it is. */
+export type Receipt = ReceiptView;
 
 interface ToldMessage {
   signatureBase64: string;
   kind: MessageKind;
+  receipt: Receipt;
 }
 interface ToldTransaction {
   signatureBase64: string;
   signedTransaction: string;
   version: TransactionVersion;
+  receipt: Receipt;
 }
 interface By {
   publicKey: string;
   custody: Custody;
 }
 
-const message = { signatureBase64: text, kind: word<MessageKind>() };
-const transaction = { signatureBase64: text, signedTransaction: text, version: word<TransactionVersion>() };
+const receipt = shape<Receipt>({ node: text, seq: number, hash: text, proof: text });
+const message = { signatureBase64: text, kind: word<MessageKind>(), receipt };
+const transaction = {
+  signatureBase64: text,
+  signedTransaction: text,
+  version: word<TransactionVersion>(),
+  receipt,
+};
 const by = { publicKey: text, custody: word<Custody>() };
 
 export const signedMessage = shape<ToldMessage & By>({ ...message, ...by });
@@ -88,8 +110,16 @@ export interface Problem {
   detail: string;
   retryable: boolean;
   requestId: string;
+  violations?: Violation[] | undefined;
 }
-export const problem = shape<Problem>({ code: text, detail: text, retryable: flag, requestId: text });
+const violation = shape<Violation>({ rule: text, reason: text });
+export const problem = shape<Problem>({
+  code: text,
+  detail: text,
+  retryable: flag,
+  requestId: text,
+  violations: optional(list(violation)),
+});
 
 export type ToldResult = ToldMessage | ToldTransaction | { error: Problem };
 const isMessage = shape<ToldMessage>(message);
@@ -104,7 +134,13 @@ export const verified = shape<{ valid: boolean }>({ valid: flag });
 export const health = shape<Health>({
   ready: flag,
   checks: list(
-    shape<Health['checks'][number]>({ id: text, ok: flag, state: text, custody: optional(word()) }),
+    shape<Health['checks'][number]>({
+      id: text,
+      ok: flag,
+      state: text,
+      custody: optional(word()),
+      tamperEvidence: optional(word()),
+    }),
   ),
 });
 export const alive = shape<{ status: string }>({ status: text });
@@ -173,6 +209,99 @@ export const migrationPage = shape<MigrationPage>({
   keys: list(migrationKey),
   next: optional(text),
 });
+
+const anything: Check<unknown> = (_value): _value is unknown => true;
+
+export const policy = shape<PolicyView>({
+  name: text,
+  version: number,
+  source: word(),
+  permissive: flag,
+  document: record(anything),
+  createdAt: text,
+  createdBy: text,
+});
+export const policies = shape<{ policies: PolicyView[] }>({ policies: list(policy) });
+
+const finding = { rule: text, reason: text, instruction: optional(number) };
+export const verdict = shape<VerdictView>({
+  allowed: flag,
+  policies: list(text),
+  violations: list(shape<VerdictView['violations'][number]>(finding)),
+  rules: list(shape<VerdictView['rules'][number]>({ ...finding, verdict: word() })),
+  charges: list(shape<VerdictView['charges'][number]>({ counter: text, window_s: number, amount: text })),
+  decoded: shape<VerdictView['decoded']>({ kind: text }),
+});
+
+export const freeze = shape<FreezeView>({
+  id: text,
+  scope: word(),
+  target: optional(text),
+  reason: text,
+  since: text,
+  by: text,
+});
+export const freezes = shape<{ freezes: FreezeView[] }>({ freezes: list(freeze) });
+
+export const approval = shape<ApprovalView>({
+  id: text,
+  operation: text,
+  input: record(anything),
+  digest: text,
+  requestedBy: text,
+  reason: text,
+  needed: number,
+  approvedBy: list(text),
+  rejectedBy: list(text),
+  state: word(),
+  expiresAt: text,
+});
+export const approvals = shape<{ approvals: ApprovalView[] }>({ approvals: list(approval) });
+
+export const auditStatus = shape<AuditStatus>({
+  node: text,
+  boot: text,
+  state: word(),
+  size: number,
+  first: number,
+  checkpointed: number,
+  witnessed: number,
+  tamperEvidence: word(),
+  witnesses: list(shape<AuditStatus['witnesses'][number]>({ id: text, size: number, error: optional(text) })),
+  publicKey: optional(text),
+});
+
+export interface AuditLines {
+  /** As they stand in the log, byte by byte. */
+  lines: string[];
+  next?: number | undefined;
+  size: number;
+}
+export const auditLines = shape<AuditLines>({ lines: list(text), next: optional(number), size: number });
+
+export interface InclusionProof {
+  seq: number;
+  size: number;
+  leaf: string;
+  path: string[];
+  /** The signed note of the tree that the path leads to. */
+  checkpoint: string;
+}
+export const inclusionProof = shape<InclusionProof>({
+  seq: number,
+  size: number,
+  leaf: text,
+  path: list(text),
+  checkpoint: text,
+});
+
+export interface ConsistencyProof {
+  from: number;
+  to: number;
+  path: string[];
+}
+export const consistencyProof = shape<ConsistencyProof>({ from: number, to: number, path: list(text) });
+export const checkpoints = shape<{ checkpoints: string[] }>({ checkpoints: list(text) });
 
 /** What a route without an answer answers. */
 export const nothing = shape<object>({});

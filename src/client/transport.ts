@@ -42,11 +42,10 @@ export interface TransportOptions {
 
 /** One question to the appliance. */
 export interface Question<T, R = T> {
-  readonly method: 'GET' | 'POST' | 'DELETE';
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE';
   readonly path: string;
   readonly body?: object;
-  /** Reading and signing: asking twice does what asking once does. */
-  readonly repeatable: boolean;
+  readonly repeats: Repeats;
   readonly check: Check<T>;
   /** Makes the answer of the reply; a failure that it throws counts like one that the appliance answered. */
   readonly read: (reply: T) => R;
@@ -54,17 +53,26 @@ export interface Question<T, R = T> {
   readonly alsoAnswers?: number;
 }
 
+/**
+ * Whether asking twice does what asking once does: `freely` for reads and signatures, `under-key` for changes, of
+ * which the appliance makes one for each Idempotency-Key, `never` for what carries a PIN.
+ */
+export type Repeats = 'freely' | 'under-key' | 'never';
+
 export interface AskOptions {
   readonly signal?: AbortSignal | undefined;
   readonly idempotencyKey?: string | undefined;
+  readonly requestId?: string | undefined;
+  /** The id of an approval. */
+  readonly approval?: string | undefined;
   /** The token of a PIN session. */
   readonly session?: string | undefined;
 }
 
 /**
  * Sends questions and reads answers. A failure is repeated when the problem says `retryable`, or the connection
- * broke, and the question is repeatable; any other question only when no connection came about, so that
- * nothing can have happened. Waits are at least Retry-After, jittered, and never beyond the time of the call.
+ * broke, and the question may be repeated, always under the same Idempotency-Key; any other question only when no
+ * connection came about, so that nothing can have happened. Waits are at least Retry-After, jittered, and never beyond the time of the call.
  */
 export class Transport {
   readonly #base: string;
@@ -83,7 +91,7 @@ export class Transport {
   }
 
   async ask<T, R>(question: Question<T, R>, options: AskOptions = {}): Promise<R> {
-    const { idempotencyKey = crypto.randomUUID(), signal } = options;
+    const { signal, idempotencyKey = keyOf(question, options) } = options;
     const deadline = new Deadline(this.#timeout_ms, signal);
     try {
       for (let repeats = 0; ; repeats += 1) {
@@ -93,7 +101,7 @@ export class Transport {
         } catch (thrown) {
           const wait_ms = waitOf(thrown, repeats);
           if (repeats >= this.#retries || !mayRepeat(thrown, question) || wait_ms >= deadline.left_ms) {
-            throw toKnown(thrown, question);
+            throw toKnown(thrown, question.repeats, options.idempotencyKey !== undefined);
           }
           await deadline.sleep(wait_ms);
         }
@@ -136,26 +144,43 @@ export class Transport {
   }
 
   async #headers({ method, body }: Pick<Question<unknown>, 'method' | 'body'>, options: AskOptions) {
-    const { idempotencyKey, session } = options;
+    const { idempotencyKey, requestId, approval, session } = options;
     const token = typeof this.#bearerToken === 'function' ? await this.#bearerToken() : this.#bearerToken;
     if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) {
       throw new TypeError('The bearer token has characters that no header can carry, maybe a line break.');
+    }
+    if (requestId !== undefined && !/^[A-Za-z0-9._:-]{1,100}$/.test(requestId)) {
+      throw new TypeError('A requestId has 1 to 100 of A-Z, a-z, 0-9, ".", "_", ":" and "-".');
     }
     return {
       Accept: 'application/json',
       ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
       ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
       ...(session === undefined ? {} : { 'Keyslot-Session': session }),
+      ...(requestId === undefined ? {} : { 'Request-Id': requestId }),
       ...(method === 'GET' || idempotencyKey === undefined ? {} : { 'Idempotency-Key': idempotencyKey }),
+      ...(approval === undefined ? {} : { 'Keyslot-Approval': approval }),
     };
   }
 }
 
+/** A signature that its caller gave a name is known by that name: a random key would make another request of it. */
+const keyOf = (
+  { repeats }: Pick<Question<unknown>, 'repeats'>,
+  { requestId }: AskOptions,
+): string | undefined => (repeats === 'freely' && requestId !== undefined ? undefined : crypto.randomUUID());
+
 /** A problem as the error that it is. */
 export const errorOf = (
-  { code, detail, retryable, requestId }: Problem,
+  { code, detail, retryable, requestId, violations }: Problem,
   facts: { status?: number; retryAfter_s?: number | undefined; index?: number } = {},
-) => new KeyslotClientError(code as ErrorCode, detail.slice(0, 1_000), { retryable, requestId, ...facts });
+) =>
+  new KeyslotClientError(code as ErrorCode, detail.slice(0, 1_000), {
+    retryable,
+    requestId,
+    violations,
+    ...facts,
+  });
 
 export const invalid = (detail: string, status?: number) =>
   new KeyslotClientError('CLIENT_REPLY_INVALID', detail, { status });
@@ -163,7 +188,7 @@ export const invalid = (detail: string, status?: number) =>
 /** A part of a path. What no id can be would make another path of it, so it goes nowhere. */
 export function segment(
   id: string,
-  code: 'KEY_ID_INVALID' | 'SLOT_ID_INVALID' | 'MIGRATION_UNKNOWN',
+  code: 'KEY_ID_INVALID' | 'SLOT_ID_INVALID' | 'MIGRATION_UNKNOWN' | 'POLICY_UNKNOWN' | 'APPROVAL_UNKNOWN',
 ): string {
   if (/^[A-Za-z0-9_-]{1,200}$/.test(id)) return id;
   throw new KeyslotClientError(code, 'The id is not one that Keyslot gives.');
@@ -187,10 +212,10 @@ function parsed(content: string): unknown {
   }
 }
 
-function mayRepeat(thrown: unknown, { repeatable }: { readonly repeatable: boolean }): boolean {
+function mayRepeat(thrown: unknown, { repeats }: { readonly repeats: Repeats }): boolean {
   if (!isKeyslotClientError(thrown)) return false;
   if (thrown.code === 'CLIENT_TIMEOUT' || thrown.code === 'CLIENT_ABORTED') return false;
-  return repeatable ? thrown.retryable : neverSent.has(thrown);
+  return repeats === 'never' ? neverSent.has(thrown) : thrown.retryable;
 }
 
 /** Failures of which it is certain that the request did not leave. */
@@ -217,10 +242,13 @@ function codesOf(thrown: unknown, depth = 0): string[] {
   return [...new Set([...code, ...codesOf(thrown.cause, depth + 1)])];
 }
 
-/** What a call ends with: nothing that may have happened is called worth repeating. */
-function toKnown(thrown: unknown, { repeatable }: { readonly repeatable: boolean }): unknown {
-  if (!isKeyslotClientError(thrown) || repeatable || !thrown.retryable || neverSent.has(thrown))
-    return thrown;
+/**
+ * What a call ends with. A change that may have happened is not called worth repeating: another call has another
+ * key, unless its caller chose the key and can say the same one again.
+ */
+function toKnown(thrown: unknown, repeats: Repeats, keyGiven: boolean): unknown {
+  if (!isKeyslotClientError(thrown) || !thrown.retryable || neverSent.has(thrown)) return thrown;
+  if (repeats === 'freely' || (repeats === 'under-key' && keyGiven)) return thrown;
   if (thrown.code !== 'CLIENT_NETWORK' && thrown.code !== 'CLIENT_TIMEOUT') return thrown;
   const detail = `${thrown.detail} Look whether it happened before you ask again.`;
   return new KeyslotClientError(thrown.code, detail, { retryable: false });

@@ -76,6 +76,13 @@ export class CallerSessions {
     }
   }
 
+  /** Somebody who is no identity any more is nowhere inside. */
+  closeAllBy(identity: string): void {
+    for (const [digest, session] of this.#sessions) {
+      if (session.identity === identity) this.#sessions.delete(digest);
+    }
+  }
+
   #find(digest: string | undefined): CallerSession {
     if (digest === undefined)
       throw new KeyslotError('SESSION_REQUIRED', 'The request carries no session token.');

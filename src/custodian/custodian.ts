@@ -1,112 +1,92 @@
-import { type KeyId, keyId, type SlotId, slotId } from '../custody/ids.ts';
+import type { AuditLog } from '../audit/audit-log.ts';
+import { type AuditLogOptions, openAuditLog } from '../audit/open.ts';
+import { keyId, type SlotId } from '../custody/ids.ts';
 import { type Clock, systemClock } from '../foundation/clock.ts';
-import { createVerifier } from '../foundation/ed25519.ts';
 import { isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
-import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
-import { type KeyRecord, KeyRegistry } from '../store/key-registry.ts';
+import { SlidingWindows } from '../policy/windows.ts';
+import { StoredApiTokens } from '../store/api-tokens.ts';
+import { CounterRows } from '../store/counters.ts';
+import { Freezes } from '../store/freezes.ts';
+import { IdempotencyRows } from '../store/idempotency.ts';
+import { StoredIdentities } from '../store/identities.ts';
+import { KeyRegistry } from '../store/key-registry.ts';
 import { Latches } from '../store/latches.ts';
-import { type Migration, MigrationsJournal } from '../store/migrations-journal.ts';
+import { MigrationsJournal } from '../store/migrations-journal.ts';
+import { StoredPolicies } from '../store/policies.ts';
 import type { Store } from '../store/store.ts';
 import { WalletLabels } from '../store/wallets.ts';
 import type { Call, Custodian, OperationName, Reply, Request } from '../wire/custodian.ts';
 import { type AdoptionSource, adopting } from './adoption.ts';
+import { ApiTokens } from './api-tokens.ts';
 import { AppRoles } from './app-roles.ts';
-import { mayEnter, requireRole, roleOf } from './authority.ts';
+import { Approvals } from './approvals.ts';
+import { AuditKey } from './audit-key.ts';
+import { auditOperations } from './audit-operations.ts';
+import { requireRole, rights } from './authority.ts';
 import { CallerSessions } from './caller-sessions.ts';
-import { Identities, type Identity, mayUseSlot } from './identities.ts';
-import { KeyLifecycle, keyUnknown, keyView } from './keys.ts';
-import { type Batch, batchOf, Migrations, migrationUnknown } from './migration.ts';
+import { Door } from './door.ts';
+import { FreezeBoard } from './freeze-board.ts';
+import { Idempotency } from './idempotency.ts';
+import { Identities, type Identity } from './identities.ts';
+import { identityOperations, loadIdentities } from './identity-operations.ts';
+import { type JwtIssuer, Jwts } from './jwt.ts';
+import { keyOperations } from './key-operations.ts';
+import { KeyLifecycle } from './keys.ts';
+import { Ledger } from './ledger.ts';
+import { LookupTables } from './lookup-tables.ts';
+import { Migrations } from './migration.ts';
+import { migrationOperations } from './migration-operations.ts';
+import type { Operation, Operations } from './operation.ts';
 import { PinGuard } from './pin-guard.ts';
-import { type Order, type Signed, signMany, signOne } from './sign.ts';
-import { type BoundSigner, SlotKeeper, type SlotSetting } from './slot-keeper.ts';
+import { PolicyBook } from './policy-book.ts';
+import { policyOperations } from './policy-operations.ts';
+import { asker, Recorder, subjectOf, traceOf } from './recorder.ts';
+import { type Desk, SigningDesk } from './signing-desk.ts';
+import { signingOperations } from './signing-operations.ts';
+import { SlotKeeper, type SlotSetting } from './slot-keeper.ts';
+import { slotOperations } from './slot-operations.ts';
+import { SteadyClock } from './steady-clock.ts';
+import { walletOperations } from './wallet-operations.ts';
 import { Wallets } from './wallets.ts';
 
 /**
  * The custodian: every decision that matters is made here, for whichever binding asks. `call` authenticates,
- * checks the role, and hands over to the operation; the operations below are in the order of the API.
+ * checks the role, takes approvals, and has what changes something written down before and after; the operations
+ * themselves are in files of their own, by what they are about.
  */
 export class LocalCustodian implements Custodian, AsyncDisposable {
-  readonly #identities: Identities;
-  readonly #appRoles: AppRoles;
-  readonly #sessions: CallerSessions;
-  readonly #registry: KeyRegistry;
-  readonly #keys: KeyLifecycle;
-  readonly #keepers: ReadonlyMap<SlotId, SlotKeeper>;
-  readonly #wallets: Wallets;
-  readonly #walletSlot: SlotId | undefined;
-  readonly #migrations: Migrations;
-  readonly #log: Log;
+  readonly #parts: Parts;
+  readonly #opened: AsyncDisposableStack;
 
-  private constructor(options: {
-    identities: Identities;
-    appRoles: AppRoles;
-    sessions: CallerSessions;
-    registry: KeyRegistry;
-    keys: KeyLifecycle;
-    keepers: ReadonlyMap<SlotId, SlotKeeper>;
-    wallets: Wallets;
-    walletSlot: SlotId | undefined;
-    journal: MigrationsJournal;
-    people: readonly Identity[];
-    clock: Clock;
-    log: Log;
-  }) {
-    this.#identities = options.identities;
-    this.#appRoles = options.appRoles;
-    this.#sessions = options.sessions;
-    this.#registry = options.registry;
-    this.#keys = options.keys;
-    this.#keepers = options.keepers;
-    this.#wallets = options.wallets;
-    this.#walletSlot = options.walletSlot;
-    this.#log = options.log;
-    const { people: identities, registry, journal, clock, log } = options;
-    const slotOf = (record: KeyRecord) => this.#slotOf(record);
-    this.#migrations = new Migrations({ registry, journal, clock, log, identities, slotOf });
+  private constructor(parts: Parts, opened: AsyncDisposableStack) {
+    this.#parts = parts;
+    this.#opened = opened;
   }
 
-  /** Describes every slot, which proves its settings, and opens none. Fails as `SlotKeeper.create` does. */
+  /**
+   * Describes every slot, which proves its settings, and opens none; opens the audit log and counts on from where
+   * it stands. Fails as `SlotKeeper.create`, `openAuditLog`, `Ledger.recover` and `PolicyBook.open` do.
+   */
   static async create(options: CustodianOptions): Promise<LocalCustodian> {
-    const { store, log, clock = systemClock } = options;
-    const registry = new KeyRegistry(store);
-    const journal = new MigrationsJournal(store);
-    const pins = new PinGuard(clock);
-    const world = { registry, journal, latches: new Latches(store), pins, clock, log };
-    const keys = new KeyLifecycle(registry, clock);
-    const labels = new WalletLabels(store);
-    const keepers = new Map<SlotId, SlotKeeper>();
-    for (const setting of options.slots) {
-      const adoption = setting.slot.id === options.wallets?.slot ? options.wallets.adoption : undefined;
-      const slot = adoption ? adopting(setting.slot, adoption, { registry, labels, log }) : setting.slot;
-      keepers.set(slot.id, await SlotKeeper.create({ ...setting, slot }, world));
-    }
-    const { lease_ms = appRoleLease_ms } = options;
-    const appRoles = new AppRoles(options.identities, { clock, lease_ms });
-    return new LocalCustodian({
-      identities: new Identities(options.identities, token => appRoles.identityOf(token)),
-      appRoles,
-      sessions: new CallerSessions({ clock, ...options.sessions }),
-      registry,
-      keys,
-      keepers,
-      wallets: new Wallets({ registry, labels, keys }),
-      walletSlot: options.wallets?.slot,
-      journal,
-      people: options.identities,
-      clock,
-      log,
-    });
+    await using opened = new AsyncDisposableStack();
+    const parts = await assemble(options, opened);
+    return new LocalCustodian(parts, opened.move());
   }
 
   /** Opens the slots that open by themselves; what failed is returned, and its slot says so too. */
   async openUnattended(): Promise<readonly KeyslotError[]> {
     const failures: KeyslotError[] = [];
-    for (const keeper of this.#keepers.values()) {
+    const { door, recorder } = this.#parts;
+    for (const keeper of door.keepers.values()) {
       if (keeper.attended) continue;
+      const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id };
       try {
-        await keeper.open(undefined, 'keyslot');
+        const intent = await recorder.intent(about);
+        const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
+        await recorder.result(intent, { ...about, outcome: error ? 'failed' : 'ok', code: error?.code });
+        if (error) throw error;
       } catch (thrown) {
         failures.push(toKeyslotError(thrown));
       }
@@ -114,371 +94,374 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     return failures;
   }
 
+  /** The audit log, for whoever runs the custodian. */
+  get audit(): AuditLog {
+    return this.#parts.audit;
+  }
+
   async call<N extends OperationName>(name: N, request: Request<N>, call: Call): Promise<Reply<N>> {
-    const perform = this.#operations[name] as Operation<N>;
-    if (roleOf[name] === 'nobody') return perform(request, call, nobody);
-    const identity = this.#identities.authenticate(call.credential);
-    requireRole(identity, name);
-    return perform(request, call, identity);
-  }
-
-  /** Locks every slot: what is signing finishes, then the logins end. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#keepers.values()].map(keeper => keeper.lock()));
-  }
-
-  readonly #operations: { readonly [N in OperationName]: Operation<N> } = {
-    'list-slots': async (_request, _call, identity) => {
-      const visible = [...this.#keepers.values()].filter(keeper => maySee(identity, keeper));
-      return { output: { slots: visible.map(keeper => keeper.view()) } };
-    },
-    'show-slot': async ({ input }, _call, identity) => ({
-      output: this.#visibleSlot(input.slot, identity).view(),
-    }),
-    'open-slot': async ({ input, bytes }, call, identity) => {
-      const keeper = this.#managedSlot(input.slot, identity);
-      using pin = bytes?.[0] && Secret.fromBytes(bytes[0], { wipe: true });
-      await keeper.open(pin, identity.name);
-      this.#log.info({ slot: keeper.id, by: identity.name, requestId: call.requestId }, 'a slot was opened');
-      return { output: keeper.view() };
-    },
-    'lock-slot': async ({ input }, call, identity) => {
-      const keeper = this.#managedSlot(input.slot, identity);
-      try {
-        await keeper.lock();
-      } finally {
-        this.#sessions.closeAllOf(keeper.id); // behind the lock: before it, somebody could still come in
-      }
-      this.#log.info({ slot: keeper.id, by: identity.name, requestId: call.requestId }, 'a slot was locked');
-      return { output: keeper.view() };
-    },
-    'clear-latch': async ({ input }, call, identity) => {
-      const keeper = this.#managedSlot(input.slot, identity);
-      keeper.clearLatch();
-      this.#log.warn(
-        { slot: keeper.id, by: identity.name, requestId: call.requestId },
-        'a PIN latch was cleared',
-      );
-      return { output: keeper.view() };
-    },
-    'open-session': async ({ input, bytes }, _call, identity) => {
-      const keeper = this.#visibleSlot(input.slot, identity);
-      using pin = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });
-      keeper.comparePin(pin, identity.name);
-      const { token, view } = this.#sessions.open(identity, keeper.id);
-      return { output: view, bytes: [token] };
-    },
-    'close-session': async (_request, call, identity) => {
-      this.#sessions.close(call.session, identity);
-      return { output: {} };
-    },
-    'list-keys': async ({ input }, call, identity) => {
-      const only = input.slot === undefined ? undefined : this.#visibleSlot(input.slot, identity).id;
-      const limit = Math.min(Math.max(input.limit, 1), limits.page_items_max);
-      const found = this.#registry.page({
-        slots: slot => this.#mayRead(slot, identity, call) && (only === undefined || slot === only),
-        after: input.cursor,
-        limit: limit + 1,
-      });
-      const keys = found.slice(0, limit).map(keyView);
-      const last = found.length > limit ? keys.at(-1)?.id : undefined;
-      return { output: { keys, ...(last === undefined ? {} : { next: last }) } };
-    },
-    'show-key': async ({ input }, call, identity) => ({
-      output: keyView(this.#visibleKey(keyId(input.key), identity, call)),
-    }),
-    'generate-key': async ({ input }, call, identity) => {
-      const id = keyId(input.key);
-      const keeper = this.#managedSlot(input.slot, identity);
-      const output = await keeper.watched(this.#keys.generate(id, keeper));
-      this.#log.info(
-        { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
-        'a key was generated',
-      );
-      return { output };
-    },
-    'import-key': async ({ input, bytes }, call, identity) => {
-      using seed = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });
-      const id = keyId(input.key);
-      const keeper = this.#managedSlot(input.slot, identity);
-      const output = await keeper.watched(this.#keys.import(id, keeper, seed));
-      this.#log.info(
-        { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
-        'a key was imported',
-      );
-      return { output };
-    },
-    'adopt-key': async ({ input }, call, identity) => {
-      const id = keyId(input.key);
-      const keeper = this.#managedSlot(input.slot, identity);
-      const output = await keeper.watched(this.#keys.adopt(id, keeper, input.reference));
-      this.#log.info(
-        { key: id, slot: keeper.id, by: identity.name, requestId: call.requestId },
-        'a key was adopted',
-      );
-      return { output };
-    },
-    'sign-message': async ({ input, bytes }, call, identity) => {
-      return this.#signing(input.key, identity, call, async key => {
-        const signed = await this.#noticing(key, signOne(order('message', bytes?.[0]), key, call.signal));
-        return { output: { ...signedBy(key), kind: messageKind(signed) }, bytes: released(signed) };
-      });
-    },
-    'sign-transaction': async ({ input, bytes }, call, identity) => {
-      return this.#signing(input.key, identity, call, async key => {
-        const signed = await this.#noticing(key, signOne(order('transaction', bytes?.[0]), key, call.signal));
-        return { output: { ...signedBy(key), version: version(signed) }, bytes: released(signed) };
-      });
-    },
-    'sign-batch': async ({ input, bytes }, call, identity) => {
-      if (input.items.length > limits.batch_items_max || input.items.length !== bytes?.length) {
-        throw new KeyslotError('BATCH_TOO_LARGE', `A batch has at most ${limits.batch_items_max} items.`);
-      }
-      const orders = input.items.map((kind, at) => order(kind, bytes[at]));
-      return this.#signing(input.key, identity, call, async key => {
-        const results = await signMany(orders, key, call.signal);
-        for (const result of results) if (isKeyslotError(result)) this.#notice(key, result);
-        return {
-          output: { ...signedBy(key), results: results.map(batchResult) },
-          bytes: results.flatMap(result => (isKeyslotError(result) ? [] : released(result))),
-        };
-      });
-    },
-    'sign-bytes': async ({ input, bytes = [] }, call, identity) => {
-      if (bytes.length > limits.batch_items_max) {
-        throw new KeyslotError('BATCH_TOO_LARGE', `A batch has at most ${limits.batch_items_max} items.`);
-      }
-      const orders = bytes.map(each => order('bytes', each));
-      return this.#signing(input.key, identity, call, async key => {
-        const results = await signMany(orders, key, call.signal);
-        for (const result of results) if (isKeyslotError(result)) this.#notice(key, result);
-        return {
-          output: { ...signedBy(key), results: results.map(bytesResult) },
-          bytes: results.flatMap(result => (isKeyslotError(result) ? [] : [result.signature])),
-        };
-      });
-    },
-    verify: async ({ input, bytes }, call, identity) => {
-      const record = this.#visibleKey(keyId(input.key), identity, call);
-      const [message = new Uint8Array(), signature = new Uint8Array()] = bytes ?? [];
-      if (!record.publicKey) throw keyUnknown(record.id);
-      // Checking needs no slot: the registered public key is enough, even while the slot is locked.
-      return { output: { valid: await createVerifier(record.publicKey).verify(message, signature) } };
-    },
-    'create-wallet': async ({ input }, call, identity) => {
-      if (!this.#walletSlot) throw new KeyslotError('SLOT_UNKNOWN', 'No slot is configured for wallets.');
-      const keeper = this.#managedSlot(this.#walletSlot, identity);
-      const output = await keeper.watched(this.#wallets.create(input.label, keeper));
-      this.#log.info(
-        { key: output.id, slot: keeper.id, by: identity.name, requestId: call.requestId },
-        'a wallet was made',
-      );
-      return { output };
-    },
-    'list-wallets': async ({ input }, call, identity) => {
-      const slots = [...this.#keepers.keys()].filter(slot => this.#mayRead(slot, identity, call));
-      return { output: this.#wallets.page({ slots, ...input }) };
-    },
-    'show-wallet': async ({ input }, call, identity) => ({
-      output: this.#wallets.view(this.#visibleKey(keyId(input.key), identity, call)),
-    }),
-    'plan-migration': async ({ input }, _call, identity) => ({
-      output: await this.#migrations.plan(this.#route(input, identity)),
-    }),
-    'start-migration': async ({ input }, call, identity) => {
-      const output = await this.#migrations.start(this.#route(input, identity), identity.name);
-      const { id: migration, from, to } = output;
-      this.#log.info(
-        { migration, from, to, by: identity.name, requestId: call.requestId },
-        'a migration was begun',
-      );
-      return { output };
-    },
-    'list-migrations': async (_request, _call, identity) => {
-      const visible = this.#migrations.all().filter(migration => mayMigrate(identity, migration));
-      const newest = visible.slice(0, limits.page_items_max);
-      return { output: { migrations: newest.map(migration => this.#migrations.view(migration)) } };
-    },
-    'show-migration': async ({ input }, _call, identity) => {
-      const limit = Math.min(Math.max(input.limit, 1), limits.page_items_max);
-      const migration = this.#migration(input.migration, identity);
-      return { output: this.#migrations.page(migration, { cursor: input.cursor, limit }) };
-    },
-    'run-migration': ({ input }, call, identity) => this.#migrating('run', input, call, identity),
-    'verify-migration': ({ input }, call, identity) => this.#migrating('verify', input, call, identity),
-    'rollback-migration': ({ input }, call, identity) => this.#migrating('rollback', input, call, identity),
-    'destroy-copies': ({ input }, call, identity) => this.#migrating('destroyCopies', input, call, identity),
-    login: async ({ input, bytes }, call) => {
-      using secretId = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });
-      const { identity, token, lease_s } = this.#appRoles.login(input.roleId, secretId);
-      this.#log.info({ by: identity.name, requestId: call.requestId }, 'an identity logged in');
-      return { output: { identity: identity.name, lease_s }, bytes: [token] };
-    },
-    health: async () => {
-      const checks = [...this.#keepers.values()].map(({ id, state, custody }) => ({
-        id: `slot/${id}`,
-        ok: state === 'open' || state === 'degraded',
-        state,
-        custody,
-      }));
-      return { output: { ready: checks.every(check => check.ok), checks } };
-    },
-  };
-
-  /** Moving keys takes the right to manage both slots. */
-  #route(input: Request<'plan-migration'>['input'], identity: Identity) {
-    const from = this.#managedSlot(input.from, identity);
-    const to = this.#managedSlot(input.to, identity);
-    return { from, to, keys: input.keys?.map(keyId) };
-  }
-
-  #migration(id: string, identity: Identity): Migration {
-    const migration = this.#migrations.get(id);
-    if (mayMigrate(identity, migration)) return migration;
-    throw migrationUnknown(id);
-  }
-
-  async #migrating(
-    verb: 'run' | 'verify' | 'rollback' | 'destroyCopies',
-    input: Request<'run-migration'>['input'],
-    call: Call,
-    identity: Identity,
-  ) {
-    const migration = this.#migration(input.migration, identity);
-    const slots = {
-      from: this.#managedSlot(migration.from, identity),
-      to: this.#managedSlot(migration.to, identity),
-    };
-    const { after, keys, max } = input;
-    const batch: Batch = { after, keys: keys?.map(keyId), max: batchOf(max), signal: call.signal };
-    return { output: await this.#migrations[verb](migration, slots, batch) };
-  }
-
-  /** A slot as far as this identity may know of it; any other looks as if it did not exist. */
-  #visibleSlot(id: string, identity: Identity): SlotKeeper {
-    const keeper = this.#keepers.get(slotId(id));
-    if (keeper && maySee(identity, keeper)) return keeper;
-    throw new KeyslotError('SLOT_UNKNOWN', `There is no slot ${id}.`);
-  }
-
-  #managedSlot(id: string, identity: Identity): SlotKeeper {
-    const keeper = this.#keepers.get(slotId(id));
-    if (keeper && mayUseSlot(identity, keeper.id)) return keeper;
-    throw new KeyslotError('SLOT_UNKNOWN', `There is no slot ${id}.`);
-  }
-
-  /** A PIN session lets its holder see the keys of its slot, as far as it lets it sign with them. */
-  #mayRead(slot: SlotId, identity: Identity, call: Call): boolean {
-    if (mayUseSlot(identity, slot)) return true;
-    return (
-      this.#keepers.get(slot)?.access === 'session' && this.#sessions.holds(call.session, identity, slot)
-    );
-  }
-
-  #visibleKey(id: KeyId, identity: Identity, call: Call): KeyRecord {
-    const record = this.#registry.get(id);
-    if (record && record.state !== 'pending' && this.#mayRead(record.slot, identity, call)) return record;
-    this.#sessions.refuseExpired(call.session); // whether or not there is such a key
-    throw keyUnknown(id);
-  }
-
-  #slotOf(record: KeyRecord): SlotKeeper {
-    const keeper = this.#keepers.get(record.slot);
-    if (keeper) return keeper;
-    throw new KeyslotError(
-      'SLOT_FAILED',
-      `The slot ${record.slot} of ${record.id} is not configured any more.`,
-    );
-  }
-
-  /**
-   * The door to every signature: the key exists, its slot lets this caller in, and it is fit for use. Nothing is
-   * awaited between the registry and the loan: a key that moves meanwhile is still there until the work ends.
-   */
-  async #signing<T>(
-    id: string,
-    identity: Identity,
-    call: Call,
-    work: (key: BoundSigner) => Promise<T>,
-  ): Promise<T> {
-    const record = this.#registry.get(keyId(id));
-    if (record?.state !== 'active') throw keyUnknown(keyId(id));
-    const keeper = this.#slotOf(record);
-    if (!mayEnter(identity, keeper, call.session, this.#sessions)) throw keyUnknown(record.id);
-    return keeper.watched(keeper.lend(record, work));
-  }
-
-  async #noticing<T>(key: BoundSigner, work: Promise<T>): Promise<T> {
-    try {
-      return await work;
-    } catch (thrown) {
-      const error = toKeyslotError(thrown);
-      this.#notice(key, error);
-      throw error;
+    const identity = await this.#admitted(name, request, call);
+    const job: Job<N> = { name, request, call, identity };
+    switch (traceOf[name]) {
+      case 'change':
+        return this.#once(job, () => this.#changed(job));
+      case 'event':
+        return this.#once(job, () => this.#told(job));
+      case 'sign':
+      case 'read':
+        return this.#refusing(job, () => this.#perform(job));
     }
   }
 
-  #notice(key: BoundSigner, error: KeyslotError): void {
-    const { id } = key.signer.key;
-    if (error.entry.status >= 500) this.#log.error({ key: id, err: error }, 'a signature was not made');
-    this.#keepers.get(key.slot)?.noticed(error);
+  /** Locks every slot: what is signing finishes, then the logins end. The log is closed last. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#opened.disposeAsync();
+  }
+
+  /** Who asks, when they may ask for such a thing at all. */
+  async #admitted(name: OperationName, request: Request<OperationName>, call: Call): Promise<Identity> {
+    if (rights[name].roles === 'nobody') return nobody;
+    let identity: Identity | undefined;
+    try {
+      identity = await this.#parts.identities.authenticate(call.credential);
+      requireRole(identity, name);
+      return identity;
+    } catch (thrown) {
+      return this.#refused({ name, request, call, identity }, toKeyslotError(thrown));
+    }
+  }
+
+  async #perform<N extends OperationName>({ name, request, call, identity }: Job<N>): Promise<Reply<N>> {
+    const perform = this.#parts.operations[name] as Operation<N>;
+    return perform(request, call, identity);
+  }
+
+  /** Once under its Idempotency-Key, where the caller gave one and is somebody. */
+  async #once<N extends OperationName>(job: Job<N>, work: () => Promise<Reply<N>>): Promise<Reply<N>> {
+    const { name: operation, request, call, identity } = job;
+    const { idempotencyKey } = call;
+    if (idempotencyKey === undefined || identity === nobody) return work();
+    const { input, bytes } = request;
+    const { idempotency } = this.#parts;
+    return this.#refusing(job, () =>
+      idempotency.once({ identity: identity.name, operation, input, bytes, idempotencyKey }, work),
+    ) as Promise<Reply<N>>;
+  }
+
+  /** What merely happens is written down when it has happened, and not answered before. */
+  async #told<N extends OperationName>(job: Job<N>): Promise<Reply<N>> {
+    const reply = await this.#refusing(job, () => this.#perform(job));
+    await this.#parts.recorder.event({ ...aboutJob(job), outcome: 'ok' });
+    return reply;
+  }
+
+  /**
+   * What changes something is written down before it is done and after, with the approvals that it took.
+   * AUDIT_UNAVAILABLE and AUDIT_FAILED before anything was done.
+   */
+  async #changed<N extends OperationName>(job: Job<N>): Promise<Reply<N>> {
+    const { recorder, log } = this.#parts;
+    const approvedBy = await this.#refusing(job, async () => this.#approved(job));
+    const about = aboutJob(job);
+    const intent = await recorder.intent({
+      ...about,
+      ...(approvedBy.length > 0 ? { approvals: approvedBy } : {}),
+    });
+    const done = await this.#perform(job).catch(toKeyslotError);
+    const { detail: _said, ...named } = about;
+    if (!isKeyslotError(done)) {
+      await recorder.result(intent, { ...named, outcome: 'ok' });
+      log.info(named, 'something was changed');
+      return done;
+    }
+    recorder.noteRecorded(done);
+    const outcome = done.entry.status < 500 ? 'refused' : 'failed';
+    await recorder.result(intent, { ...named, outcome, code: done.code });
+    throw done;
+  }
+
+  /** Who approved. EXPORT_DISABLED, APPROVAL_REQUIRED and its kin. */
+  #approved({ name, request, call, identity }: Job<OperationName>): readonly string[] {
+    if (name === 'export-key' && !this.#parts.exports) {
+      throw new KeyslotError('EXPORT_DISABLED', 'The configuration does not let keys leave.');
+    }
+    return this.#parts.approvals.take(call.approval, identity.name, name, request.input);
+  }
+
+  async #refusing<T>(job: Job<OperationName>, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (thrown) {
+      return this.#refused(job, toKeyslotError(thrown));
+    }
+  }
+
+  /** Writes a refusal down and passes it on. That something could not be read for a failure below is none. */
+  async #refused(
+    job: Omit<Job<OperationName>, 'identity'> & { identity: Identity | undefined },
+    error: KeyslotError,
+  ): Promise<never> {
+    if (error.entry.status < 500 || traceOf[job.name] !== 'read') {
+      await this.#parts.recorder.refusal(error, aboutJob(job));
+    }
+    throw error;
   }
 }
+
+/** What somebody asks for. */
+interface Job<N extends OperationName> {
+  readonly name: N;
+  readonly request: Request<N>;
+  readonly call: Call;
+  readonly identity: Identity;
+}
+
+const aboutJob = ({
+  name,
+  request,
+  call,
+  identity,
+}: Omit<Job<OperationName>, 'identity'> & { identity: Identity | undefined }) => ({
+  ...asker(name, call, identity),
+  ...subjectOf(request.input),
+});
 
 export interface CustodianOptions {
   readonly store: Store;
   readonly slots: readonly SlotSetting[];
   readonly identities: readonly Identity[];
   readonly sessions: { readonly idle_ms: number; readonly absolute_ms: number };
+  readonly audit: AuditSetting;
+  readonly policies?: {
+    /** The documents of the configuration. */
+    readonly documents?: readonly Readonly<Record<string, unknown>>[];
+    /** Whether one that lets everything through is refused. */
+    readonly refusePermissive?: boolean;
+    /** The Solana node that sees through lookup tables. */
+    readonly rpcUrl?: string | undefined;
+    /** The file that freezes the appliance by being there. */
+    readonly freezeFile?: string | undefined;
+  };
+  readonly jwtIssuers?: readonly JwtIssuer[];
+  /** `key`: what hashes are made with; without one there are no API tokens. */
+  readonly apiTokens?: { readonly key: Secret; readonly max_s: number } | undefined;
+  readonly exports?: boolean;
+  /** How many approvals an operation takes. */
+  readonly approvals?: ReadonlyMap<OperationName, number>;
+  readonly idempotency_ms?: number;
   /** How long a token is good that an identity with a role id was given; default: an hour. */
   readonly lease_ms?: number;
+  /** In place of policies and the audit log, for measuring what they cost. No configuration can say it. */
+  readonly desk?: Desk | undefined;
   /** Where wallets are made, and whose wallets are taken in there. */
   readonly wallets?: { readonly slot: SlotId; readonly adoption?: AdoptionSource | undefined } | undefined;
   readonly log: Log;
   readonly clock?: Clock;
 }
 
-type Operation<N extends OperationName> = (
-  request: Request<N>,
-  call: Call,
-  identity: Identity,
-) => Promise<Reply<N>>;
+export interface AuditSetting
+  extends Pick<
+    AuditLogOptions,
+    'folder' | 'node' | 'segment_records' | 'checkpoint' | 'witnesses' | 'file' | 'detail' | 'commit_ms'
+  > {
+  /** The key that signs checkpoints, and the slot that it has for itself; without it they are not signed. */
+  readonly key?: { readonly slot: SlotId; readonly id: string } | undefined;
+}
 
-const nobody: Identity = { name: 'nobody', roles: [], slots: [] };
+/** What everything needs at hand, made in the order in which one thing stands on another. */
+async function assemble(options: CustodianOptions, opened: AsyncDisposableStack): Promise<Parts> {
+  const { store, log, clock: machineClock = systemClock } = options;
+  const clock = new SteadyClock(machineClock, log);
+  const now = () => clock.utc();
+  const registry = new KeyRegistry(store);
+  const keys = new KeyLifecycle(registry, clock);
+  const labels = new WalletLabels(store);
+  const journal = new MigrationsJournal(store);
+  const keepers = await keepersOf(options, { registry, journal, labels, clock, store });
+
+  const counters = new CounterRows(store);
+  const rows = new IdempotencyRows(store);
+  const windows = new SlidingWindows(() => now().getTime());
+  const { node } = options.audit;
+  const retention_ms = options.idempotency_ms ?? day_ms;
+  const ledger = new Ledger({ node, windows, counters, idempotency: rows, clock, log, retention_ms });
+  const auditKey = auditKeyOf(options, { keepers, registry, keys });
+  const audit = await openAuditLog({
+    ...options.audit,
+    ...(auditKey ? { signer: auditKey.signer } : {}),
+    observe: ledger.apply,
+    clock,
+    log,
+  });
+  opened.use(audit);
+  opened.use(ledger);
+  await ledger.recover(audit);
+  // Above the log in the order of ends: what is signing finishes and is written down, and the last checkpoint is
+  // signed before the slot of its key is locked.
+  opened.defer(async () => {
+    const last = options.audit.key && keepers.get(options.audit.key.slot);
+    await Promise.all([...keepers.values()].map(keeper => (keeper === last ? undefined : keeper.lock())));
+    await audit.checkpoint().catch(thrown => log.error({ err: thrown }, 'the last checkpoint was not made'));
+    await last?.lock();
+  });
+
+  const recorder = new Recorder(audit, clock, log);
+  const { documents = [], refusePermissive = false, rpcUrl, freezeFile } = options.policies ?? {};
+  const book = await PolicyBook.open(new StoredPolicies(store), {
+    configured: documents,
+    refusePermissive,
+    now,
+  });
+  const freezes = opened.use(
+    await FreezeBoard.open(new Freezes(store), {
+      file: freezeFile,
+      now,
+      log,
+      frozenByFile: ({ id: freeze }) =>
+        recorder.event({ actor: 'file', operation: 'freeze', outcome: 'ok', detail: { freeze } }),
+    }),
+  );
+  const approvals = new Approvals(options.approvals ?? new Map(), clock);
+  const sessions = new CallerSessions({ clock, ...options.sessions });
+  const idempotency = opened.use(new Idempotency({ rows, clock, retention_ms }));
+  const people = await peopleOf(options, { store, clock });
+  const door = new Door({ keepers, registry, sessions, reserved: options.audit.key?.slot });
+  const tables = new LookupTables(rpcUrl, log);
+  const desk = new SigningDesk({ book, freezes, ledger, recorder, tables, clock });
+  const wallets = new Wallets({ registry, labels, keys });
+  const slotOf = door.slotOf.bind(door);
+  const migrations = new Migrations({
+    registry,
+    journal,
+    clock,
+    log,
+    identities: options.identities,
+    slotOf,
+  });
+  const ended = (name: string) => {
+    sessions.closeAllBy(name);
+    approvals.forget(name);
+  };
+  const operations: Operations<OperationName> = {
+    ...slotOperations(door, sessions),
+    ...keyOperations({ door, keys, registry }),
+    ...signingOperations({ door, desk: options.desk ?? desk, log }),
+    ...walletOperations(door, wallets, options.wallets?.slot),
+    ...migrationOperations(door, migrations),
+    ...policyOperations({ book, freezes, approvals, now, door, desk }),
+    ...identityOperations({ ...people, ended, clock }),
+    ...auditOperations(
+      audit,
+      () => auditKey?.publicKey,
+      () => ledger.flush(),
+    ),
+    login: async ({ input, bytes }, call) => {
+      using secretId = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });
+      const { identity, token, lease_s } = people.appRoles.login(input.roleId, secretId);
+      log.info({ actor: identity.name, requestId: call.requestId }, 'an identity logged in');
+      return { output: { identity: identity.name, lease_s }, bytes: [token] };
+    },
+    health: async () => ({ output: healthOf(keepers, audit) }),
+  };
+  const { exports = false } = options;
+  return {
+    identities: people.identities,
+    audit,
+    recorder,
+    approvals,
+    idempotency,
+    operations,
+    door,
+    exports,
+    log,
+  };
+}
+
+interface Parts {
+  readonly identities: Identities;
+  readonly audit: AuditLog;
+  readonly recorder: Recorder;
+  readonly approvals: Approvals;
+  readonly idempotency: Idempotency;
+  readonly operations: Operations<OperationName>;
+  readonly door: Door;
+  readonly exports: boolean;
+  readonly log: Log;
+}
+
+async function keepersOf(
+  options: CustodianOptions,
+  world: {
+    registry: KeyRegistry;
+    journal: MigrationsJournal;
+    labels: WalletLabels;
+    clock: Clock;
+    store: Store;
+  },
+): Promise<ReadonlyMap<SlotId, SlotKeeper>> {
+  const { registry, journal, labels, clock, store } = world;
+  const { log } = options;
+  const keeperWorld = {
+    registry,
+    journal,
+    latches: new Latches(store),
+    pins: new PinGuard(clock),
+    clock,
+    log,
+  };
+  const keepers = new Map<SlotId, SlotKeeper>();
+  for (const setting of options.slots) {
+    const adoption = setting.slot.id === options.wallets?.slot ? options.wallets.adoption : undefined;
+    const slot = adoption ? adopting(setting.slot, adoption, { registry, labels, log }) : setting.slot;
+    keepers.set(slot.id, await SlotKeeper.create({ ...setting, slot }, keeperWorld));
+  }
+  return keepers;
+}
+
+function auditKeyOf(
+  { audit, log }: CustodianOptions,
+  world: { keepers: ReadonlyMap<SlotId, SlotKeeper>; registry: KeyRegistry; keys: KeyLifecycle },
+): AuditKey | undefined {
+  const keeper = audit.key && world.keepers.get(audit.key.slot);
+  return keeper && new AuditKey({ ...world, keeper, id: keyId(audit.key.id), log });
+}
+
+/** Everybody, and what tells who somebody is. */
+async function peopleOf(options: CustodianOptions, { store, clock }: { store: Store; clock: Clock }) {
+  const { log, jwtIssuers = [], apiTokens, lease_ms = appRoleLease_ms } = options;
+  const rows = new StoredIdentities(store);
+  const appRoles = new AppRoles(options.identities, { clock, lease_ms });
+  const jwts = new Jwts(jwtIssuers, { clock, log });
+  let tokens: ApiTokens | undefined;
+  const identities = new Identities(options.identities, {
+    tokens: [digest => appRoles.identityOf(digest), digest => tokens?.identityOf(digest)],
+    ...(jwtIssuers.length > 0 ? { jwt: (jwt: string) => jwts.check(jwt) } : {}),
+  });
+  await loadIdentities(identities, rows, log);
+  tokens = await ApiTokens.load({
+    enabled: apiTokens !== undefined,
+    max_s: apiTokens?.max_s ?? 0,
+    key: apiTokens?.key ?? Secret.fromBytes(new Uint8Array(32)),
+    rows: new StoredApiTokens(store),
+    identityOf: name => identities.get(name),
+    clock,
+  });
+  return { identities, rows, tokens, appRoles, issuers: jwtIssuers.map(issuer => issuer.name) };
+}
+
+function healthOf(keepers: ReadonlyMap<SlotId, SlotKeeper>, audit: AuditLog) {
+  const slots = [...keepers.values()].map(({ id, state, custody }) => ({
+    id: `slot/${id}`,
+    ok: state === 'open' || state === 'degraded',
+    state,
+    custody,
+  }));
+  const { state, tamperEvidence } = audit.status();
+  const checks = [...slots, { id: 'audit', ok: state === 'ok', state, tamperEvidence }];
+  return { ready: checks.every(check => check.ok), checks };
+}
+
+const nobody: Identity = { name: 'nobody', roles: [], grants: [], source: 'configuration' };
 
 const appRoleLease_ms = 3_600_000;
-
-const mayMigrate = (identity: Identity, { from, to }: Migration): boolean =>
-  mayUseSlot(identity, from) && mayUseSlot(identity, to);
-
-/** In a slot with PIN sessions, whoever knows the PIN may come in; so its existence is no secret. */
-const maySee = (identity: Identity, keeper: SlotKeeper): boolean =>
-  keeper.access === 'session' || mayUseSlot(identity, keeper.id);
-
-const order = (kind: Order['kind'], bytes: Uint8Array | undefined): Order => ({
-  kind,
-  bytes: bytes ?? new Uint8Array(),
-});
-
-const signedBy = ({ address, signer }: BoundSigner) => ({ publicKey: address, custody: signer.key.custody });
-
-const released = (signed: Signed): Uint8Array[] =>
-  signed.kind === 'transaction' ? [signed.signature, signed.signedTransaction] : [signed.signature];
-
-function batchResult(result: Signed | KeyslotError) {
-  if (isKeyslotError(result)) return { code: result.code, detail: result.message };
-  return result.kind === 'transaction' ? { version: result.version } : { kind: result.kind };
-}
-
-const bytesResult = (result: Signed | KeyslotError) =>
-  isKeyslotError(result) ? { code: result.code, detail: result.message } : { kind: result.kind };
-
-function messageKind(signed: Signed): 'bytes' | 'offchain' {
-  if (signed.kind === 'transaction') throw new TypeError('A message was signed as a transaction.');
-  return signed.kind;
-}
-
-function version(signed: Signed) {
-  if (signed.kind !== 'transaction') throw new TypeError('A transaction was signed as a message.');
-  return signed.version;
-}
+const day_ms = 86_400_000;

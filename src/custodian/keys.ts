@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { adopts, generates, imports, type KeyInfo, type Session } from '../custody/engine.ts';
-import type { KeyId, SlotId } from '../custody/ids.ts';
+import { type KeyId, keyId, type SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import { encodeBase64 } from '../foundation/base64.ts';
 import type { Clock } from '../foundation/clock.ts';
@@ -26,20 +26,21 @@ export class KeyLifecycle {
   }
 
   /** POWER_MISSING, KEY_EXISTS, and what the custody answers. */
-  async generate(id: KeyId, keeper: SlotKeeper): Promise<KeyView> {
+  async generate(id: KeyId, keeper: SlotKeeper, tags?: readonly string[]): Promise<KeyView> {
     const session = keeper.session();
     if (!generates(session)) throw powerMissing(keeper, 'generate');
     return this.#make({
       id,
       slot: keeper.id,
       origin: 'generated',
+      tags,
       session,
       make: () => session.generate(id),
     });
   }
 
   /** POWER_MISSING, KEY_EXISTS, KEY_MATERIAL_INVALID, and what the custody answers. */
-  async import(id: KeyId, keeper: SlotKeeper, seed: Secret): Promise<KeyView> {
+  async import(id: KeyId, keeper: SlotKeeper, seed: Secret, tags?: readonly string[]): Promise<KeyView> {
     const session = keeper.session();
     if (!imports(session)) throw powerMissing(keeper, 'import');
     if (seed.length !== seed_bytes) {
@@ -47,7 +48,7 @@ export class KeyLifecycle {
     }
     const expected = seed.use(publicKeyFromSeed);
     const make = () => session.import(id, seed);
-    return this.#make({ id, slot: keeper.id, origin: 'imported', session, make, expected });
+    return this.#make({ id, slot: keeper.id, origin: 'imported', tags, session, make, expected });
   }
 
   /**
@@ -55,7 +56,12 @@ export class KeyLifecycle {
    * the slot's own key of this id. It proves itself first. POWER_MISSING, KEY_EXISTS, KEY_UNKNOWN,
    * KEY_UNVERIFIED, and what the custody answers.
    */
-  async adopt(id: KeyId, keeper: SlotKeeper, reference: string | undefined): Promise<KeyView> {
+  async adopt(
+    id: KeyId,
+    keeper: SlotKeeper,
+    reference: string | undefined,
+    tags?: readonly string[],
+  ): Promise<KeyView> {
     const session = keeper.session();
     const found = async (): Promise<KeyInfo> => {
       if (reference === undefined) return (await session.signer(id)).key;
@@ -63,7 +69,7 @@ export class KeyLifecycle {
       return session.adopt(id, reference);
     };
     const make = async () => proven(session, await found());
-    return this.#make({ id, slot: keeper.id, origin: 'imported', session, make });
+    return this.#make({ id, slot: keeper.id, origin: 'imported', tags, session, make });
   }
 
   async #make(plan: Plan): Promise<KeyView> {
@@ -81,11 +87,11 @@ export class KeyLifecycle {
   }
 
   /** Writes down what is about to be made; true when it takes up a record that a failure left unsettled. */
-  #begin({ id, slot, origin }: Plan): boolean {
+  #begin({ id, slot, origin, tags }: Plan): boolean {
     const left = this.#registry.get(id);
     const same = left?.state === 'pending' && left.slot === slot && left.origin === origin;
     if (same && !this.#making.has(id)) return true;
-    this.#registry.begin(id, slot, origin, this.#clock.utc());
+    this.#registry.begin(id, slot, origin, this.#clock.utc(), tags?.map(tagOf));
     return false;
   }
 }
@@ -94,6 +100,7 @@ interface Plan {
   readonly id: KeyId;
   readonly slot: SlotId;
   readonly origin: KeyRecord['origin'];
+  readonly tags: readonly string[] | undefined;
   readonly session: Session;
   readonly make: () => Promise<KeyInfo>;
   /** The public key that an import must end up with. */
@@ -149,6 +156,7 @@ export function keyView(record: KeyRecord): KeyView {
     custody,
     exportable: record.exportable ?? false,
     state,
+    tags: [...record.tags],
     origin: record.origin,
     createdAt: record.createdAt,
     ...(record.attributes ? { attributes: { ...record.attributes } } : {}),
@@ -156,6 +164,9 @@ export function keyView(record: KeyRecord): KeyView {
 }
 
 export const keyUnknown = (id: KeyId) => new KeyslotError('KEY_UNKNOWN', `There is no key ${id}.`);
+
+/** KEY_ID_INVALID: a tag is written as an id is. */
+export const tagOf = (text: string): string => keyId(text);
 
 const powerMissing = (keeper: SlotKeeper, power: string) =>
   new KeyslotError('POWER_MISSING', `Slot ${keeper.id} cannot ${power} keys.`);

@@ -1,12 +1,13 @@
 import { exports, imports, type KeyInfo, type Session } from '../custody/engine.ts';
-import type { KeyId } from '../custody/ids.ts';
+import type { KeyId, SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import { type ErrorCode, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import { limits } from '../foundation/limits.ts';
 import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
 import { alreadyMoving, type MigrationsJournal } from '../store/migrations-journal.ts';
 import type { MigrationPlanView } from '../wire/views.ts';
-import { type Identity, mayUseSlot } from './identities.ts';
+import { mayUse } from './grants.ts';
+import type { Identity } from './identities.ts';
 import type { SlotKeeper } from './slot-keeper.ts';
 
 /** From where to where, and which keys: those that are named, or every one. */
@@ -172,6 +173,9 @@ async function held(keeper: SlotKeeper): Promise<ReadonlyMap<KeyId, KeyInfo>> {
   return infos;
 }
 
+const maySign = (identity: Identity, slot: SlotId): boolean =>
+  mayUse(identity, 'sign-transaction', { slot }) || mayUse(identity, 'sign-message', { slot });
+
 function notesOf({ from, to }: MigrationRoute, identities: readonly Identity[]): string[] {
   const notes: string[] = [];
   if (from.access !== to.access) {
@@ -180,7 +184,7 @@ function notesOf({ from, to }: MigrationRoute, identities: readonly Identity[]):
     );
   }
   const shutOut = identities.filter(
-    each => each.roles.includes('signer') && mayUseSlot(each, from.id) && !mayUseSlot(each, to.id),
+    each => each.roles.includes('signer') && maySign(each, from.id) && !maySign(each, to.id),
   );
   if (to.access !== 'session' && shutOut.length > 0) {
     const names = shutOut.slice(0, 10).map(({ name }) => name);

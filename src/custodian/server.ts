@@ -149,7 +149,12 @@ function failure(id: number, error: KeyslotError, log: Log): Frame {
   return {
     id,
     kind: 'failure',
-    head: { code: error.code, detail: error.message, retryAfter_s: error.retryAfter_s },
+    head: {
+      code: error.code,
+      detail: error.message,
+      retryAfter_s: error.retryAfter_s,
+      violations: error.violations,
+    },
     bytes: [],
   };
 }

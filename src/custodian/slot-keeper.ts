@@ -259,6 +259,7 @@ export class SlotKeeper {
     for await (const info of session.keys()) present.set(info.id, info);
     const findings: SlotView['findings'] = [];
     for (const record of this.#world.registry.ofSlot(this.id)) {
+      if (record.state === 'destroyed') continue; // what is left of it in the token is unknown there
       const info = present.get(record.id);
       present.delete(record.id);
       if (record.state === 'pending') await this.#resolve(session, record, info !== undefined);
@@ -292,14 +293,24 @@ export class SlotKeeper {
   }
 
   async #bind(session: Session, record: KeyRecord): Promise<BoundSigner> {
+    const failure = (thrown: unknown) => this.#explained(thrown, record.id);
     const signer = await session.signer(record.id).catch(thrown => {
-      throw missingKey(thrown, record.id, this.id);
+      throw failure(thrown);
     });
     if (!samePublicKey(record, signer.key)) {
       throw new KeyslotError('KEY_MISMATCH', `Slot ${this.id} holds another public key for ${record.id}.`);
     }
     const { publicKey } = signer.key;
-    return { signer, slot: this.id, verifier: createVerifier(publicKey), address: encodeBase58(publicKey) };
+    const { engine } = this.#description;
+    const address = encodeBase58(publicKey);
+    return { signer, slot: this.id, engine, verifier: createVerifier(publicKey), address, failure };
+  }
+
+  /** A session that was ended under a request that had come in already is a slot that was locked, or has failed. */
+  #explained(thrown: unknown, key: KeyId): unknown {
+    if (!isKeyslotError(thrown) || thrown.code !== 'SESSION_CLOSED') return missingKey(thrown, key, this.id);
+    if (this.#state === 'failed') return this.#failedError();
+    return new KeyslotError('SLOT_LOCKED', `Slot ${this.id} was locked meanwhile.`, { cause: thrown });
   }
 
   async #close(
@@ -332,12 +343,13 @@ export class SlotKeeper {
   #openedOrThrow(): Opened {
     if (this.#opened) return this.#opened;
     if (this.#state === 'latched') throw this.#latchedError();
-    if (this.#state === 'failed') {
-      throw new KeyslotError('SLOT_FAILED', `Slot ${this.id} has failed: ${this.#reason?.code}.`, {
-        retryAfter_s: 5,
-      });
-    }
+    if (this.#state === 'failed') throw this.#failedError();
     throw new KeyslotError('SLOT_LOCKED', `Slot ${this.id} is locked.`);
+  }
+
+  #failedError(): KeyslotError {
+    const detail = `Slot ${this.id} has failed: ${this.#reason?.code}.`;
+    return new KeyslotError('SLOT_FAILED', detail, { retryAfter_s: 5 });
   }
 
   #pinless(): KeyslotError {
@@ -374,9 +386,13 @@ export interface KeeperWorld {
 export interface BoundSigner {
   readonly signer: Signer;
   readonly slot: SlotId;
+  /** The engine's name. */
+  readonly engine: string;
   readonly verifier: Verifier;
   /** Base58 of the public key. */
   readonly address: string;
+  /** What a failure of the signer means to whoever asked: KEY_MISSING, SLOT_LOCKED and SLOT_FAILED say more. */
+  readonly failure: (thrown: unknown) => unknown;
 }
 
 interface Opened {

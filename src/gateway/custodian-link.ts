@@ -43,12 +43,12 @@ export class CustodianLink implements Custodian, Disposable {
     if (this.#pending.size >= limits.pendingCalls_max) return Promise.reject(overloaded(this.#pending.size));
     const { promise, resolve, reject } = Promise.withResolvers<Reply<N>>();
     const id = this.#freeId();
-    const { requestId, credential, session } = call;
+    const { signal, ...who } = call;
     // Encoded now: a PIN or a seed among the bytes may be wiped before the frame can leave.
     const frame = encodeFrame({
       id,
       kind: 'call',
-      head: { operation: name, input: request.input, requestId, credential, session },
+      head: { operation: name, input: request.input, ...who },
       bytes: request.bytes ?? [],
     });
     const answer = ({ head, bytes }: Frame) => {
@@ -60,8 +60,8 @@ export class CustodianLink implements Custodian, Disposable {
     const { repeatable } = operations[name];
     this.#pending.set(id, { frame, answer, reject, deadline_ms, repeatable, sent: this.#line !== undefined });
     this.#line?.writer.sendEncoded(frame);
-    if (call.signal?.aborted) this.#giveUp(id);
-    call.signal?.addEventListener('abort', () => this.#giveUp(id), { once: true });
+    if (signal?.aborted) this.#giveUp(id);
+    signal?.addEventListener('abort', () => this.#giveUp(id), { once: true });
     return promise;
   }
 

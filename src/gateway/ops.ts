@@ -4,8 +4,8 @@ import { type KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Custodian } from '../wire/custodian.ts';
 import type { Health } from '../wire/views.ts';
+import { closed, lean } from './exchange.ts';
 import { answer } from './problem.ts';
-import { closed, lean } from './routes.ts';
 
 /** The listener for whoever operates the appliance: no keys, no signatures, no credentials needed. */
 export function createOps(custodian: Custodian, log: Log): Express {

@@ -12,8 +12,8 @@ import { base64Field } from '../wire/http.ts';
 import { refuseHash, signaturePrefix, vaultBodies, vaultSignature } from '../wire/vault-transit.ts';
 import type { KeyView } from '../wire/views.ts';
 import { callOf } from './authentication.ts';
+import { type Answer, type Exchange, failures, mount, type Routes } from './exchange.ts';
 import { readiness } from './ops.ts';
-import { type Answer, type Exchange, failures, mount, type Routes } from './routes.ts';
 import { answerLoginErrors, answerVaultErrors } from './vault-transit-errors.ts';
 
 /**
@@ -81,7 +81,7 @@ function health(custodian: Custodian): Routes {
     '/v1/sys/health': {
       get: async () => {
         const { checks } = await readiness(custodian);
-        const sealed = !checks.some(({ ok }) => ok);
+        const sealed = !checks.some(({ id, ok }) => ok && id.startsWith('slot/'));
         const state = { initialized: true, sealed, standby: false, performance_standby: false };
         const names = { replication_performance_mode: 'disabled', replication_dr_mode: 'disabled', version };
         const body = { ...state, ...names, server_time_utc: Math.floor(Date.now() / 1000), ...cluster };
@@ -153,7 +153,8 @@ async function signed(custodian: Custodian, exchange: Exchange): Promise<Answer>
   const results = reply.output.results.map(result => {
     if ('code' in result) return toError(result);
     const signature = signatures.next().value ?? missing();
-    return { signature: `${signaturePrefix}${encodeBase64(signature)}`, key_version: 1 };
+    const { receipt } = result;
+    return { signature: `${signaturePrefix}${encodeBase64(signature)}`, key_version: 1, receipt };
   });
   return answered(call, items, batch_input, results);
 }

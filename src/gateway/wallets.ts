@@ -4,11 +4,11 @@ import { encodeBase58 } from '../foundation/base58.ts';
 import { decodeBase64, encodeBase64 } from '../foundation/base64.ts';
 import { type ErrorCode, KeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
-import type { Custodian } from '../wire/custodian.ts';
+import type { Custodian, Reply } from '../wire/custodian.ts';
 import type { WalletView } from '../wire/views.ts';
 import { type FlatIssues, readWalletBody, walletBodies } from '../wire/wallets.ts';
+import { type Answer, type Exchange, failures, mount, type Routes } from './exchange.ts';
 import { answer, problemOf } from './problem.ts';
-import { type Answer, type Exchange, failures, mount, type Routes } from './routes.ts';
 import { SolanaRpc } from './wallets-rpc.ts';
 
 /**
@@ -102,17 +102,20 @@ function walletId({ id = '' }: Exchange['params']): string {
   throw new KeyslotError('WALLET_ID_INVALID', 'Invalid walletId');
 }
 
-function signedMessage({ bytes: [signature] = [] }: { bytes?: readonly Uint8Array[] }) {
+/** The receipt is not of the other program's contract; it stands beside what is. */
+function signedMessage({ output, bytes: [signature] = [] }: Reply<'sign-message'>) {
   const bytes = signature ?? missing();
-  return { signatureBase64: encodeBase64(bytes), signatureBase58: encodeBase58(bytes) };
+  const { receipt } = output;
+  return { signatureBase64: encodeBase64(bytes), signatureBase58: encodeBase58(bytes), receipt };
 }
 
-function signedTransaction(reply: { output: { version: string }; bytes?: readonly Uint8Array[] }) {
+function signedTransaction(reply: Reply<'sign-transaction'>) {
   const [signature, transaction] = reply.bytes ?? [];
   return {
     signedTransaction: encodeBase64(transaction ?? missing()),
     signature: encodeBase58(signature ?? missing()),
     txVersion: reply.output.version,
+    receipt: reply.output.receipt,
   };
 }
 
@@ -155,5 +158,6 @@ function answerError(response: ServerResponse, error: KeyslotError, requestId: s
   if (error.retryAfter_s !== undefined) response.setHeader('Retry-After', String(error.retryAfter_s));
   if (status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
   const text = error.code === 'KEY_UNKNOWN' ? 'Wallet not found' : error.message;
-  answer(response, status, { error: text, code: error.code, requestId });
+  const { code, violations } = error;
+  answer(response, status, { error: text, code, requestId, ...(violations ? { violations } : {}) });
 }

@@ -1,4 +1,8 @@
 import { z } from 'zod';
+import { auditOperations, receipt } from './audit.ts';
+import { identityOperations } from './identities.ts';
+import { id, nothing, once, operation, repeatable } from './operation.ts';
+import { policyOperations } from './policies.ts';
 import {
   health,
   keyView,
@@ -27,15 +31,30 @@ export interface Call {
   readonly credential?: Credential | undefined;
   /** SHA-256 of the token of a PIN session, in hexadecimal. The token itself stays in the gateway. */
   readonly session?: string | undefined;
+  /** Whether the caller chose the request id: then it names this request, and a repeat of it is the same one. */
+  readonly requestIdGiven?: boolean | undefined;
+  /** As the caller chose it: a repeat of the call under the same key gets the same answer, and nothing more happens. */
+  readonly idempotencyKey?: string | undefined;
+  /** The id of an approval, for an operation that takes one. */
+  readonly approval?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** SHA-256, in hexadecimal: of the certificate's SubjectPublicKeyInfo, or of the bearer token. */
+/**
+ * What the gateway saw. Digests are SHA-256 in hexadecimal: of the certificate's SubjectPublicKeyInfo, of its
+ * issuer's, of the bearer token. A JWT goes on whole: its signature is checked by the custodian.
+ */
 export const credential = z.union([
-  z.strictObject({ certificate: digest }),
+  z.strictObject({
+    certificate: digest,
+    issuer: digest.optional(),
+    /** `dns:…`, `uri:…`, `email:…`, `ip:…` */
+    names: z.array(z.string().max(520)).max(32).optional(),
+  }),
   z.strictObject({ token: digest }),
+  z.strictObject({ jwt: z.string().max(8_192) }),
 ]);
 export type Credential = z.infer<typeof credential>;
 
@@ -49,12 +68,12 @@ export interface Reply<N extends OperationName> {
   readonly bytes?: readonly Uint8Array[];
 }
 
-const nothing = z.strictObject({});
-// Ids are checked where they are used, so that a wrong one answers with its own code.
-const id = z.string();
 const walletLabel = z.string().min(1).max(128);
-const signedMessage = z.object({ kind: z.enum(['bytes', 'offchain']) });
-const signedTransaction = z.object({ version: z.enum(['legacy', 'v0', 'v1']) });
+const tags = z.array(id).max(32).optional();
+const signedMessage = z.object({ kind: z.enum(['bytes', 'offchain', 'raw-transaction']), receipt });
+const signedTransaction = z.object({ version: z.enum(['legacy', 'v0', 'v1']), receipt });
+const violations = z.array(z.object({ rule: z.string(), reason: z.string() })).optional();
+const refusedItem = z.object({ code: z.string(), detail: z.string(), violations });
 const signedBy = z.object({ publicKey: z.string(), custody: z.string() });
 
 const someKeys = z.array(id).min(1).optional();
@@ -72,15 +91,6 @@ const batchDone = z.object({
   /** The cursor to go on behind; absent when every key has had its turn. */
   next: z.string().optional(),
 });
-
-const operation = <I extends z.ZodType, O extends z.ZodType>(
-  input: I,
-  output: O,
-  options: { repeatable: boolean },
-) => ({ input, output, ...options });
-
-const repeatable = { repeatable: true };
-const once = { repeatable: false };
 
 /**
  * Every operation. `repeatable` ones may be sent again when the custodian was lost before it answered:
@@ -102,17 +112,29 @@ export const operations = {
     repeatable,
   ),
   'show-key': operation(z.strictObject({ key: id }), keyView, repeatable),
-  'generate-key': operation(z.strictObject({ key: id, slot: id }), keyView, once),
+  'generate-key': operation(z.strictObject({ key: id, slot: id, tags }), keyView, once),
   /** bytes: the 32-byte seed. */
-  'import-key': operation(z.strictObject({ key: id, slot: id }), keyView, once),
+  'import-key': operation(z.strictObject({ key: id, slot: id, tags }), keyView, once),
   /** `reference` names the key in the custody's own words; without it, it is the slot's key of this id. */
   'adopt-key': operation(
-    z.strictObject({ key: id, slot: id, reference: z.string().min(1).max(2_048).optional() }),
+    z.strictObject({ key: id, slot: id, reference: z.string().min(1).max(2_048).optional(), tags }),
     keyView,
     once,
   ),
-  /** bytes: the message. Answer bytes: the signature. */
-  'sign-message': operation(z.strictObject({ key: id }), signedBy.extend(signedMessage.shape), repeatable),
+  /** Tags choose policies, so giving them is an admin's act. */
+  'tag-key': operation(z.strictObject({ key: id, tags: z.array(id).max(32) }), keyView, once),
+  'disable-key': operation(z.strictObject({ key: id }), keyView, once),
+  'enable-key': operation(z.strictObject({ key: id }), keyView, once),
+  /** Takes an approval. Answer bytes: the 32-byte seed. */
+  'export-key': operation(z.strictObject({ key: id }), keyView, once),
+  /** Takes an approval. The key is removed from its slot for good; its id is never used again. */
+  'destroy-key': operation(z.strictObject({ key: id }), keyView, once),
+  /** bytes: the message. Answer bytes: the signature. `raw` bytes may be a transaction's: it takes the raw right. */
+  'sign-message': operation(
+    z.strictObject({ key: id, raw: z.boolean().optional() }),
+    signedBy.extend(signedMessage.shape),
+    repeatable,
+  ),
   /** bytes: the wire transaction. Answer bytes: the signature, the signed wire transaction. */
   'sign-transaction': operation(
     z.strictObject({ key: id }),
@@ -126,9 +148,7 @@ export const operations = {
   'sign-batch': operation(
     z.strictObject({ key: id, items: z.array(z.enum(['message', 'transaction'])) }),
     signedBy.extend({
-      results: z.array(
-        z.union([signedMessage, signedTransaction, z.object({ code: z.string(), detail: z.string() })]),
-      ),
+      results: z.array(z.union([signedMessage, signedTransaction, refusedItem])),
     }),
     repeatable,
   ),
@@ -140,10 +160,7 @@ export const operations = {
     z.strictObject({ key: id }),
     signedBy.extend({
       results: z.array(
-        z.union([
-          z.object({ kind: z.enum(['bytes', 'offchain', 'transaction']) }),
-          z.object({ code: z.string(), detail: z.string() }),
-        ]),
+        z.union([z.object({ kind: z.enum(['bytes', 'offchain', 'transaction']), receipt }), refusedItem]),
       ),
     }),
     repeatable,
@@ -177,6 +194,9 @@ export const operations = {
     z.object({ identity: z.string(), lease_s: z.number() }),
     once,
   ),
+  ...policyOperations,
+  ...identityOperations,
+  ...auditOperations,
   health: operation(nothing, health, repeatable),
 } as const;
 

@@ -11,6 +11,9 @@ export interface CallHead<N extends OperationName = OperationName> {
   readonly requestId: string;
   readonly credential?: z.infer<typeof credential> | undefined;
   readonly session?: string | undefined;
+  readonly requestIdGiven?: boolean | undefined;
+  readonly idempotencyKey?: string | undefined;
+  readonly approval?: string | undefined;
 }
 
 const callHead = z.strictObject({
@@ -19,6 +22,9 @@ const callHead = z.strictObject({
   requestId: z.string().max(100),
   credential: credential.optional(),
   session: z.string().max(100).optional(),
+  requestIdGiven: z.boolean().optional(),
+  idempotencyKey: z.string().max(255).optional(),
+  approval: z.string().max(100).optional(),
 });
 
 /** FrameError when it is no call at all; BODY_INVALID when only the input of its operation is wrong. */
@@ -38,6 +44,7 @@ const failureHead = z.object({
   code: z.string().refine(isErrorCode),
   detail: z.string(),
   retryAfter_s: z.number().optional(),
+  violations: z.array(z.object({ rule: z.string(), reason: z.string() })).optional(),
 });
 
 /** The failure that the custodian answered with. FrameError when it is none. */
@@ -45,6 +52,9 @@ export function parseFailureHead(head: unknown): KeyslotError {
   const parsed = failureHead.safeParse(head);
   if (!parsed.success)
     throw new FrameError('The head of a failure does not have its shape.', { cause: parsed.error });
-  const { code, detail, retryAfter_s } = parsed.data;
-  return new KeyslotError(code, detail, retryAfter_s === undefined ? {} : { retryAfter_s });
+  const { code, detail, retryAfter_s, violations } = parsed.data;
+  return new KeyslotError(code, detail, {
+    ...(retryAfter_s === undefined ? {} : { retryAfter_s }),
+    ...(violations === undefined ? {} : { violations }),
+  });
 }

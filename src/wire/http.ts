@@ -5,11 +5,17 @@ import { publicKeyFromSeed, seed_bytes, signature_bytes } from '../foundation/ed
 import { KeyslotError } from '../foundation/errors.ts';
 import { limits } from '../foundation/limits.ts';
 import { Secret } from '../foundation/secret.ts';
+import { freezeScope } from './policies.ts';
 
 /** The request bodies of the HTTP API, and their parsers: unknown fields are refused, every failure has its code. */
 
 const base64 = z.string();
 const keys = z.array(z.string()).min(1).optional();
+/** Checked one by one where they are used. */
+const someTags = z.array(z.string()).max(32);
+const tags = someTags.optional();
+const reason = z.string().min(1).max(500);
+const document = z.record(z.string(), z.unknown());
 const migrationBatch = {
   keys,
   after: z.string().max(63).optional(),
@@ -19,17 +25,20 @@ const migrationBatch = {
 export const bodies = {
   openSlot: z.strictObject({ pin: z.string().min(1).max(limits.pin_bytes_max).optional() }),
   openSession: z.strictObject({ pin: z.string().min(1).max(limits.pin_bytes_max) }),
-  generateKey: z.strictObject({ id: z.string(), slot: z.string() }),
+  generateKey: z.strictObject({ id: z.string(), slot: z.string(), tags }),
   importKey: z.strictObject({
     slot: z.string(),
     /** 32 bytes in base64. */
     seed: z.string().optional(),
     /** The 64 bytes of a Solana key file: its array of numbers, or base58. */
     secretKey: z.union([z.string(), z.array(z.int().min(0).max(255))]).optional(),
+    tags,
   }),
   /** `reference`: a KMS key by id, ARN or alias. */
-  adoptKey: z.strictObject({ slot: z.string(), reference: z.string().min(1).max(2_048).optional() }),
-  signMessage: z.strictObject({ message: base64 }),
+  adoptKey: z.strictObject({ slot: z.string(), reference: z.string().min(1).max(2_048).optional(), tags }),
+  tagKey: z.strictObject({ tags: someTags }),
+  /** `raw`: the bytes may be a transaction's. */
+  signMessage: z.strictObject({ message: base64, raw: z.boolean().optional() }),
   signTransaction: z.strictObject({ transaction: base64 }),
   signBatch: z.strictObject({
     items: z.array(z.union([z.strictObject({ message: base64 }), z.strictObject({ transaction: base64 })])),
@@ -39,6 +48,23 @@ export const bodies = {
   migrationBatch: z.strictObject(migrationBatch),
   /** What cannot be undone is said twice. */
   destroyCopies: z.strictObject({ ...migrationBatch, confirm: z.literal(true) }),
+  /** `expected`: the version that the change was made from; 0 for a policy that must not exist yet. */
+  putPolicy: z.strictObject({ document, expected: z.int().min(0).optional() }),
+  /** Exactly one of `transaction` and `message`; `document` is a candidate in place of the key's policies. */
+  evaluatePolicy: z.strictObject({
+    key: z.string(),
+    transaction: base64.optional(),
+    message: base64.optional(),
+    document: document.optional(),
+  }),
+  freeze: z.strictObject({ scope: freezeScope, target: z.string().optional(), reason }),
+  thaw: z.strictObject({ freeze: z.string().max(200), reason }),
+  requestApproval: z.strictObject({ operation: z.string().max(40), input: document, reason }),
+  /** What the approver read, so that nobody approves what was swapped under their eyes. */
+  decideApproval: z.strictObject({
+    digest: z.string().regex(/^[0-9a-f]{64}$/, 'must be SHA-256 in hexadecimal'),
+  }),
+  pruneAudit: z.strictObject({ below: z.int().min(1) }),
   nothing: z.strictObject({}),
 } as const;
 

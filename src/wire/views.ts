@@ -50,6 +50,8 @@ export const keyView = z.object({
   custody: custodyLabel,
   exportable: z.boolean(),
   state: z.enum(['active', 'disabled', 'pending-deletion', 'destroyed']),
+  /** By which policies and grants may name it together with others. */
+  tags: z.array(z.string()),
   origin: z.enum(['generated', 'imported']),
   createdAt: z.string(),
   /** As the custody itself reports them (PKCS#11 v3.1 §4.9); absent where it has none to report. */
@@ -82,7 +84,14 @@ export const health = z.object({
   ready: z.boolean(),
   /** `custody`: what the keys of the slot are behind, said here too because a simulation must not look like an HSM. */
   checks: z.array(
-    z.object({ id: z.string(), ok: z.boolean(), state: z.string(), custody: custodyLabel.optional() }),
+    z.object({
+      id: z.string(),
+      ok: z.boolean(),
+      state: z.string(),
+      custody: custodyLabel.optional(),
+      /** Of the audit log: against whom it speaks. */
+      tamperEvidence: z.enum(['chain', 'local', 'witnessed']).optional(),
+    }),
   ),
 });
 

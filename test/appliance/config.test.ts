@@ -29,6 +29,7 @@ const smallest = (): Loose => ({
   identities: [
     { name: 'payments', roles: ['signer'], slots: ['main'], certificate: { spki: 'ab'.repeat(32) } },
   ],
+  audit: { unsigned: true },
 });
 
 let settings: Loose;
@@ -50,6 +51,38 @@ function refusal(content?: unknown): KeyslotError {
   }
   throw new Error('The configuration was accepted.');
 }
+
+describe('the audit key', () => {
+  const auditSlot = {
+    id: 'audit',
+    engine: 'pkcs11',
+    pin: { file: 'secrets/audit-pin' },
+    settings: { module: '/usr/lib/hsm.so', tokenLabel: 'audit' },
+  };
+
+  it('has a slot of its own in production, or the configuration says that there is none', () => {
+    settings.audit = {};
+    expect(refusal().message).toContain('audit.slot');
+    settings.audit = { slot: 'audit' };
+    expect(refusal().message).toContain('there is no slot audit');
+    settings.slots.push(auditSlot);
+    expect(read().audit).toMatchObject({ slot: 'audit', key: 'audit', folder: 'state/audit' });
+  });
+
+  it('shares its slot with nobody', () => {
+    settings.audit = { slot: 'main' };
+    expect(refusal().message).toContain('only slot');
+    settings.audit = { slot: 'audit' };
+    settings.slots.push({ ...auditSlot, access: 'session' });
+    expect(refusal().message).toContain('audit.slot');
+  });
+
+  it('does without in the development profile', () => {
+    settings.audit = {};
+    settings.profile = 'development';
+    expect(read().audit.slot).toBeUndefined();
+  });
+});
 
 describe('defaults', () => {
   it('are those of production on loopback', () => {
@@ -130,7 +163,7 @@ describe('a refusal names the setting', () => {
       'slots.0.pin',
       () => Object.assign(slot(), { pin: { credential: '../pin' } }),
     ],
-    ['an unknown role', 'identities.0.roles', () => Object.assign(identity(), { roles: ['admin'] })],
+    ['an unknown role', 'identities.0.roles', () => Object.assign(identity(), { roles: ['root'] })],
     ['no role', 'identities.0.roles', () => Object.assign(identity(), { roles: [] })],
     [
       'a digest that is too short',

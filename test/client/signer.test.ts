@@ -212,6 +212,8 @@ describe('a thousand at the same time', () => {
   });
 });
 
+const receipt = { node: 'here', seq: 1, hash: 'ab'.repeat(32), proof: '/v1/audit/1/proof' };
+
 describe('a signature that is wrong', () => {
   it('is not released, and neither are the right ones beside it', async () => {
     const key = other();
@@ -223,7 +225,7 @@ describe('a signature that is wrong', () => {
       const { items } = JSON.parse(body) as { items: { message: string }[] };
       const results = items.map(({ message }) => {
         const signature = key.sign(Buffer.from(message, 'base64'));
-        return { signatureBase64: signature.toString('base64'), kind: 'bytes' };
+        return { signatureBase64: signature.toString('base64'), kind: 'bytes', receipt };
       });
       if (wrong === 'bytes' && results[1])
         results[1].signatureBase64 = Buffer.alloc(64, 1).toString('base64');
@@ -245,7 +247,7 @@ describe('a signature that is wrong', () => {
     const honest = await client.keys.show('k');
     let publicKey = other().address;
     await using liar = await FalseAppliance.start((response, { method }) => {
-      const result = { signatureBase64: Buffer.alloc(64).toString('base64'), kind: 'bytes' };
+      const result = { signatureBase64: Buffer.alloc(64).toString('base64'), kind: 'bytes', receipt };
       if (method === 'GET') tell(response, 200, { ...honest, publicKey });
       else tell(response, 200, { results: [result], publicKey, custody: 'memory' });
     });

@@ -16,6 +16,7 @@ const key = {
   custody: 'memory',
   exportable: false,
   state: 'active',
+  tags: [],
   origin: 'generated',
   createdAt: '2026-01-01T00:00:00.000Z',
 };
@@ -25,6 +26,7 @@ const signed = {
   kind: 'bytes',
   publicKey: key.publicKey,
   custody: 'memory',
+  receipt: { node: 'here', seq: 7, hash: 'ab'.repeat(32), proof: '/v1/audit/7/proof' },
 };
 const hello = new TextEncoder().encode('hello');
 const token = 'token-that-nobody-must-see';
@@ -47,9 +49,10 @@ describe('a question', () => {
     };
     const client = createKeyslotClient({ url: `${appliance.url}/prefix/`, auth: { bearerToken } });
     await client.keys.show('k');
-    const { signature, kind } = await client.signMessage('k', hello);
+    const { signature, kind, receipt } = await client.signMessage('k', hello);
     expect({ signature, kind }).toEqual({ signature: new Uint8Array(64).fill(7), kind: 'bytes' });
-    await client.signMessage('k', hello, { idempotencyKey: 'mine' });
+    expect(receipt).toEqual(signed.receipt);
+    await client.signMessage('k', hello, { idempotencyKey: 'mine', requestId: 'my:request', raw: true });
     const [show, sign, again] = appliance.asked;
     expect(show).toMatchObject({ method: 'GET', path: '/prefix/v1/keys/k', body: '' });
     expect(show?.headers.authorization).toBe(`Bearer ${token}-1`);
@@ -57,7 +60,12 @@ describe('a question', () => {
     expect(sign).toMatchObject({ method: 'POST', path: '/prefix/v1/keys/k/sign-message' });
     expect(JSON.parse(sign?.body ?? '')).toEqual({ message: 'aGVsbG8=' });
     expect(sign?.headers['idempotency-key']).toMatch(/^[0-9a-f-]{36}$/);
-    expect(again?.headers['idempotency-key']).toBe('mine');
+    expect(sign?.headers['request-id']).toBeUndefined();
+    expect(again?.headers).toMatchObject({ 'idempotency-key': 'mine', 'request-id': 'my:request' });
+    expect(JSON.parse(again?.body ?? '')).toEqual({ message: 'aGVsbG8=', raw: true });
+    await codeOf(client.keys.destroy('k', { approval: 'a-1' }));
+    expect(appliance.asked.at(-1)?.headers['keyslot-approval']).toBe('a-1');
+    expect(await codeOf(client.keys.show('k', { requestId: 'two words' }))).toBeInstanceOf(TypeError);
   });
 
   it('goes nowhere for an id that would make another path, or a token that no header carries', async () => {
@@ -104,6 +112,18 @@ describe('a failure', () => {
     expect(inspect(error)).not.toContain(token);
     expect(inspect(error)).not.toContain('AAAA');
     expect(appliance.asked).toHaveLength(1);
+  });
+
+  it('of a policy says which rules refused', async () => {
+    const violations = [{ rule: 'payments/destinations', reason: 'the destination is not listed' }];
+    await using appliance = await FalseAppliance.start(response =>
+      tell(response, 403, { ...problem('POLICY_DENIED', false), violations }),
+    );
+    const client = createKeyslotClient({ url: appliance.url });
+    expect(await errorOf(client.signMessage('k', hello))).toMatchObject({
+      code: 'POLICY_DENIED',
+      violations,
+    });
   });
 
   it.each([
@@ -206,32 +226,51 @@ describe('what is repeated', () => {
     expect(appliance.asked).toHaveLength(3);
   });
 
-  it('is nothing that changes something, once it was sent', async () => {
+  it('is a change under the same idempotency key, because the appliance makes one for each key', async () => {
+    let asked = 0;
+    await using appliance = await FalseAppliance.start(response => {
+      asked += 1;
+      if (asked % 2 === 1) response.socket?.destroy();
+      else tell(response, 201, key);
+    });
+    const client = createKeyslotClient({ url: appliance.url });
+    const changes = [
+      () => client.keys.generate('k', 'main', { tags: ['hot'] }),
+      () => client.keys.import('k', { slot: 'main', seed: new Uint8Array(32) }),
+      () => client.keys.tag('k', []),
+      () => client.keys.destroy('k', { approval: 'a' }),
+    ];
+    for (const change of changes) expect(await change()).toEqual(key);
+    const keys = appliance.asked.map(({ headers }) => headers['idempotency-key']);
+    expect([keys.length, new Set(keys).size]).toEqual([2 * changes.length, changes.length]);
+    for (let at = 0; at < keys.length; at += 2) expect(keys[at]).toBe(keys[at + 1]);
+  });
+
+  it('is a change no longer than the retries, and then it is worth repeating only under a key of the caller', async () => {
+    await using appliance = await FalseAppliance.start(response => response.socket?.destroy());
+    const client = createKeyslotClient({ url: appliance.url, retries: 1 });
+    const lost = await errorOf(client.keys.generate('k', 'main'));
+    expect(lost).toMatchObject({ code: 'CLIENT_NETWORK', retryable: false });
+    const named = await errorOf(client.keys.generate('k', 'main', { idempotencyKey: 'mine' }));
+    expect(named).toMatchObject({ code: 'CLIENT_NETWORK', retryable: true });
+    expect(appliance.asked).toHaveLength(4);
+  });
+
+  it('is nothing that carries a PIN, once it was sent', async () => {
     let how: 'reset' | 'busy' = 'busy';
     await using appliance = await FalseAppliance.start(response => {
       if (how === 'busy') tell(response, 503, problem('CUSTODIAN_UNAVAILABLE', true));
       else response.socket?.destroy();
     });
     const client = createKeyslotClient({ url: appliance.url });
-    const changes = [
-      () => client.keys.generate('k', 'main'),
-      () => client.keys.import('k', { slot: 'main', seed: new Uint8Array(32) }),
-      () => client.keys.adopt('k', { slot: 'main' }),
-      () => client.slots.open('main', '1234'),
-      () => client.slots.lock('main'),
-      () => client.slots.clearLatch('main'),
-      () => client.sessions.open('main', '1234'),
-      () => client.migrations.start({ from: 'a', to: 'b' }),
-      () => client.migrations.run('m'),
-      () => client.migrations.destroyCopies('m', { confirm: true }),
-    ];
-    for (const change of changes) {
+    const attempts = [() => client.slots.open('main', '1234'), () => client.sessions.open('main', '1234')];
+    for (const attempt of attempts) {
       how = 'busy';
-      expect(await errorOf(change())).toMatchObject({ code: 'CUSTODIAN_UNAVAILABLE' });
+      expect(await errorOf(attempt())).toMatchObject({ code: 'CUSTODIAN_UNAVAILABLE' });
       how = 'reset';
-      expect(await errorOf(change())).toMatchObject({ code: 'CLIENT_NETWORK', retryable: false });
+      expect(await errorOf(attempt())).toMatchObject({ code: 'CLIENT_NETWORK', retryable: false });
     }
-    expect(appliance.asked).toHaveLength(2 * changes.length);
+    expect(appliance.asked).toHaveLength(2 * attempts.length);
   });
 
   it('is even that when no connection came about, because then nothing can have happened', async () => {

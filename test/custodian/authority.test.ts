@@ -1,13 +1,12 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { roleOf } from '../../src/custodian/authority.ts';
 import { type Engine, generates } from '../../src/custody/engine.ts';
 import { keyId, slotId } from '../../src/custody/ids.ts';
 import { createMemoryEngine } from '../../src/engines/memory/index.ts';
 import { isKeyslotError } from '../../src/foundation/errors.ts';
-import { type OperationName, operations, type Request } from '../../src/wire/custodian.ts';
+import type { OperationName, Request } from '../../src/wire/custodian.ts';
 import { plain, wireBytes } from '../solana/compiled.ts';
 import { Device, pinText } from './device.ts';
-import { Lab, people, type Rest, refusal, robot, sha256, text, type Who } from './lab.ts';
+import { Lab, refusal, text } from './lab.ts';
 
 /** The slot and the key that a request names: real ones, or such as do not exist. */
 interface Target {
@@ -17,15 +16,47 @@ interface Target {
 
 const real: Target = { slot: 'main', key: 'wallet' };
 const imaginary: Target = { slot: 'nowhere', key: 'nothing' };
-const names = Object.keys(operations) as OperationName[];
 let made = 0;
 /** In the slot from the beginning, and not in the registry. As many as there are requests at most, so each is new. */
 const unknownKeys = Array.from({ length: 400 }, (_, at) => `unknown-${at}`);
 
+/** What is about slots, keys and migrations; permissions.test.ts asks everything, by every role. */
+const names = [
+  'list-slots',
+  'show-slot',
+  'open-slot',
+  'lock-slot',
+  'clear-latch',
+  'open-session',
+  'close-session',
+  'list-keys',
+  'show-key',
+  'generate-key',
+  'adopt-key',
+  'import-key',
+  'sign-message',
+  'sign-transaction',
+  'sign-batch',
+  'sign-bytes',
+  'verify',
+  'create-wallet',
+  'list-wallets',
+  'show-wallet',
+  'plan-migration',
+  'start-migration',
+  'list-migrations',
+  'show-migration',
+  'run-migration',
+  'verify-migration',
+  'rollback-migration',
+  'destroy-copies',
+] as const satisfies readonly OperationName[];
+type Asked = (typeof names)[number];
+
 /** A request that succeeds for whoever may make it. */
-function requestOf(name: OperationName, { slot, key }: Target): Request<OperationName> {
+function requestOf(name: Asked, { slot, key }: Target): Request<Asked> {
   made += 1;
-  const inputs: { [N in OperationName]: Request<N> } = {
+  const inputs: { [N in Asked]: Request<N> } = {
     'list-slots': { input: {} },
     'show-slot': { input: { slot } },
     'open-slot': { input: { slot }, bytes: [text(pinText)] },
@@ -54,8 +85,6 @@ function requestOf(name: OperationName, { slot, key }: Target): Request<Operatio
     'verify-migration': { input: { migration, max: 10 } },
     'rollback-migration': { input: { migration, max: 10 } },
     'destroy-copies': { input: { migration, max: 10 } },
-    login: { input: { roleId: robot.roleId }, bytes: [text(robot.secretId)] },
-    health: { input: {} },
   };
   return inputs[name];
 }
@@ -101,57 +130,12 @@ async function prepareMigration(): Promise<void> {
   await lab.ask('operator', 'run-migration', { migration, max: 1 });
 }
 
-async function perform(who: Who | 'nobody', name: OperationName, target: Target = real): Promise<unknown> {
+/** As somebody who has every role and no slot. */
+async function perform(name: Asked, target: Target = real): Promise<unknown> {
   if (/migration|copies/.test(name)) await prepareMigration();
   const { input, bytes } = requestOf(name, target);
-  const session =
-    name === 'close-session' && mayUse(who, 'open-session') ? await lab.session(who as Who) : undefined;
-  const rest: Rest = { ...(bytes ? { bytes } : {}), ...(session ? { session } : {}) };
-  try {
-    return await lab.ask(who, name, input, rest);
-  } finally {
-    if (name === 'lock-slot') await lab.ask('operator', 'open-slot', { slot: 'main' });
-  }
+  return lab.ask('ungranted', name, input, bytes ? { bytes } : {});
 }
-
-const mayUse = (who: Who | 'nobody', name: OperationName): boolean => {
-  const role = roleOf[name];
-  if (who === 'nobody') return role === 'nobody';
-  const { roles, slots } = people[who];
-  return slots === '*' && (role === 'anyone' || role === 'nobody' || roles.includes(role));
-};
-
-describe('the roles', () => {
-  it('are settled for every operation', () => {
-    expect(Object.keys(roleOf).toSorted()).toEqual(names.toSorted());
-  });
-
-  for (const name of names) {
-    const role = roleOf[name];
-
-    it(`of ${name}: without a credential ${role === 'nobody' ? 'it answers' : 'it is CREDENTIAL_MISSING'}`, async () => {
-      expect(await refusal(perform('nobody', name))).toBe(role === 'nobody' ? 'none' : 'CREDENTIAL_MISSING');
-    });
-
-    it(`of ${name}: a credential of nobody ${role === 'nobody' ? 'is not asked for' : 'is CREDENTIAL_UNKNOWN'}`, async () => {
-      const digest = sha256('token of operator');
-      const strangers = [{ token: sha256('another token') }, { certificate: digest }];
-      for (const credential of strangers) {
-        const { input, bytes = [] } = requestOf(name, real); // anew: the custodian wipes what is secret
-        const call = lab.custodian.call(name, { input, bytes }, { requestId: 'lab', credential });
-        expect(await refusal(call)).toBe(role === 'nobody' ? 'none' : 'CREDENTIAL_UNKNOWN');
-      }
-    });
-
-    for (const who of ['roleless', 'operator', 'signer', 'both'] as const) {
-      const allowed = mayUse(who, name);
-      const roles = people[who].roles.join(' and ') || 'no role';
-      it(`of ${name}: with ${roles} it ${allowed ? 'answers' : 'is PERMISSION_DENIED'}`, async () => {
-        expect(await refusal(perform(who, name))).toBe(allowed ? 'none' : 'PERMISSION_DENIED');
-      });
-    }
-  }
-});
 
 describe('an identity without a grant of the slot', () => {
   const bySlot = names.filter(name => 'slot' in requestOf(name, real).input);
@@ -160,8 +144,7 @@ describe('an identity without a grant of the slot', () => {
 
   it('is asked for by every operation that names a slot or a key', () => {
     const others = names.filter(name => ![...bySlot, ...byKey, ...byMigration].includes(name));
-    const expected = ['close-session', 'create-wallet', 'health', 'list-keys', 'list-slots', 'list-wallets'];
-    expected.push('login');
+    const expected = ['close-session', 'create-wallet', 'list-keys', 'list-slots', 'list-wallets'];
     expected.push('list-migrations', 'plan-migration', 'start-migration');
     expect(others.toSorted()).toEqual(expected.toSorted());
   });
@@ -181,7 +164,7 @@ describe('an identity without a grant of the slot', () => {
   it.each(byMigration)(
     'sees no difference in %s between a migration and one that does not exist',
     async name => {
-      expect(await refusal(perform('ungranted', name))).toBe('MIGRATION_UNKNOWN');
+      expect(await refusal(perform(name))).toBe('MIGRATION_UNKNOWN');
       migration = 'm-0000000000';
       const { input } = requestOf(name, real);
       expect(await refusal(lab.ask('ungranted', name, input))).toBe('MIGRATION_UNKNOWN');
@@ -189,7 +172,7 @@ describe('an identity without a grant of the slot', () => {
   );
 
   it.each(['plan-migration', 'start-migration'] as const)('does not know the slots in %s', async name => {
-    expect(await refusal(perform('ungranted', name))).toBe('SLOT_UNKNOWN');
+    expect(await refusal(perform(name))).toBe('SLOT_UNKNOWN');
   });
 
   it('finds no slot and no key in the lists', async () => {
@@ -203,14 +186,14 @@ describe('an identity without a grant of the slot', () => {
   it('changed nothing by trying', async () => {
     const before = (await lab.ask('operator', 'list-keys', { limit: 500 })).output.keys.length;
     const tried = names.filter(name => !/migration|copies/.test(name)); // those make keys of their own first
-    for (const name of tried) await perform('ungranted', name).catch(() => undefined);
+    for (const name of tried) await perform(name).catch(() => undefined);
     expect((await lab.ask('operator', 'list-keys', { limit: 500 })).output.keys).toHaveLength(before);
     expect(await lab.state()).toBe('open');
   });
 
   /** The failure with the names of the target struck out: what is left must not depend on the target. */
-  async function failureOf(name: OperationName, target: Target) {
-    const thrown: unknown = await perform('ungranted', name, target).then(
+  async function failureOf(name: Asked, target: Target) {
+    const thrown: unknown = await perform(name, target).then(
       () => undefined,
       error => error,
     );
@@ -251,7 +234,7 @@ describe('listing keys', () => {
     for (const limit of [1, 2, 7, 22, 23, 24, 500]) {
       const seen: string[] = [];
       for (let cursor: string | undefined, more = true; more; more = cursor !== undefined) {
-        const page = await many.ask('roleless', 'list-keys', { limit, ...(cursor ? { cursor } : {}) });
+        const page = await many.ask('signer', 'list-keys', { limit, ...(cursor ? { cursor } : {}) });
         expect(page.output.keys.length).toBeLessThanOrEqual(limit);
         seen.push(...page.output.keys.map(key => key.id));
         cursor = page.output.next;

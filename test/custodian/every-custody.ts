@@ -17,8 +17,9 @@ import {
   silentLog,
   slotId,
 } from '../../src/index.ts';
+import { everythingAllowed } from '../../src/policy/permissive.ts';
 import { Store } from '../../src/store/store.ts';
-import { people } from './lab.ts';
+import { auditOf, people } from './lab.ts';
 
 /** Where everything is that outlives a custodian which is killed. The KMS is found by the environment. */
 export interface Place {
@@ -178,6 +179,8 @@ export async function openEveryCustody(
       slots,
       identities: Object.values(people),
       sessions: { idle_ms: 60_000, absolute_ms: 60_000 },
+      audit: auditOf(join(place.folder, 'audit')),
+      policies: { documents: [everythingAllowed('everything', 'all')] },
       log: silentLog,
     }),
   );

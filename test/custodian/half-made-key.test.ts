@@ -8,8 +8,9 @@ import { createEncryptedFileEngine, encryptedFileSettings } from '../../src/engi
 import { encodeBase58 } from '../../src/foundation/base58.ts';
 import { silentLog } from '../../src/foundation/log.ts';
 import { Secret } from '../../src/foundation/secret.ts';
+import { everythingAllowed } from '../../src/policy/permissive.ts';
 import { Store } from '../../src/store/store.ts';
-import { askOf, people, refusal } from './lab.ts';
+import { askOf, auditOf, people, refusal } from './lab.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -36,6 +37,8 @@ async function withCustodian<T>(work: (custodian: LocalCustodian) => Promise<T>)
       slots,
       identities: Object.values(people),
       sessions: { idle_ms: 60_000, absolute_ms: 60_000 },
+      audit: auditOf(join(folder, 'audit')),
+      policies: { documents: [everythingAllowed('everything', 'all')] },
       log: silentLog,
     }),
   );

@@ -29,7 +29,7 @@ afterEach(async () => {
 const generate = (key: string, slot = 'main') => lab.ask('operator', 'generate-key', { key, slot });
 const importKey = (key: string, seed: Uint8Array) =>
   lab.ask('operator', 'import-key', { key, slot: 'main' }, { bytes: [seed] });
-const show = (key: string) => lab.ask('roleless', 'show-key', { key });
+const show = (key: string) => lab.ask('signer', 'show-key', { key });
 const rows = () => lab.store.all('SELECT id, state FROM keys');
 
 describe('making a key', () => {
@@ -40,7 +40,7 @@ describe('making a key', () => {
     expect((await show('wallet')).output).toEqual(output);
     await lab.restart();
     expect((await show('wallet')).output).toEqual(output);
-    expect((await lab.ask('roleless', 'list-keys', { limit: 10 })).output).toEqual({ keys: [output] });
+    expect((await lab.ask('signer', 'list-keys', { limit: 10 })).output).toEqual({ keys: [output] });
   });
 
   it('from a seed gives the address of the seed, and wipes what was sent', async () => {
@@ -85,8 +85,8 @@ describe('making a key', () => {
     expect(await refusal(lab.ask('signer', 'sign-message', { key: 'wallet' }, { bytes: [text('x')] }))).toBe(
       'KEY_UNKNOWN',
     );
-    expect(await refusal(lab.ask('roleless', 'verify', { key: 'wallet' }))).toBe('KEY_UNKNOWN');
-    expect((await lab.ask('roleless', 'list-keys', { limit: 10 })).output.keys).toEqual([]);
+    expect(await refusal(lab.ask('signer', 'verify', { key: 'wallet' }))).toBe('KEY_UNKNOWN');
+    expect((await lab.ask('signer', 'list-keys', { limit: 10 })).output.keys).toEqual([]);
     gate.open();
     expect((await making).output.state).toBe('active');
   });

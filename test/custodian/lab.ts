@@ -3,8 +3,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { AdoptionSource } from '../../src/custodian/adoption.ts';
-import { LocalCustodian } from '../../src/custodian/custodian.ts';
-import type { Identity, Role } from '../../src/custodian/identities.ts';
+import { type CustodianOptions, LocalCustodian } from '../../src/custodian/custodian.ts';
+import { grantsOf, type Role } from '../../src/custodian/grants.ts';
+import type { Identity } from '../../src/custodian/identities.ts';
 import type { SlotSetting } from '../../src/custodian/slot-keeper.ts';
 import type { Slot } from '../../src/custody/engine.ts';
 import { slotId } from '../../src/custody/ids.ts';
@@ -12,8 +13,9 @@ import type { Clock } from '../../src/foundation/clock.ts';
 import { isKeyslotError } from '../../src/foundation/errors.ts';
 import { silentLog } from '../../src/foundation/log.ts';
 import { Secret } from '../../src/foundation/secret.ts';
+import { everythingAllowed } from '../../src/policy/permissive.ts';
 import { Store } from '../../src/store/store.ts';
-import type { Custodian, OperationName, Reply, Request } from '../../src/wire/custodian.ts';
+import type { Credential, Custodian, OperationName, Reply, Request } from '../../src/wire/custodian.ts';
 import type { AccessMode } from '../../src/wire/views.ts';
 import { pinText } from './device.ts';
 
@@ -37,12 +39,21 @@ export class HeldClock implements Clock {
 export const sha256 = (bytes: string | Uint8Array): string =>
   createHash('sha256').update(bytes).digest('hex');
 
-const identity = (name: string, roles: readonly Role[], slots: Identity['slots']): Identity => ({
-  name,
-  roles,
-  slots,
-  credential: { token: sha256(`token of ${name}`) },
-});
+const identity = (
+  name: string,
+  roles: readonly Role[],
+  slots: '*' | readonly string[],
+): Identity & { credential: Credential } => {
+  const credential = { token: sha256(`token of ${name}`) };
+  return {
+    name,
+    roles,
+    grants: grantsOf(slots),
+    source: 'configuration',
+    recognisedBy: credential,
+    credential,
+  };
+};
 
 /** What the identity `robot` logs in with. */
 export const robot = { roleId: 'role-of-robot', secretId: 'secret-id-of-robot' } as const;
@@ -52,6 +63,12 @@ export const people = {
   operator: identity('operator', ['operator'], '*'),
   signer: identity('signer', ['signer'], '*'),
   both: identity('both', ['operator', 'signer'], '*'),
+  admin: identity('admin', ['admin'], '*'),
+  auditor: identity('auditor', ['auditor'], []),
+  approver: identity('approver', ['approver'], '*'),
+  secondApprover: identity('secondApprover', ['approver'], '*'),
+  metrics: identity('metrics', ['metrics'], '*'),
+  backup: identity('backup', ['backup'], '*'),
   roleless: identity('roleless', [], '*'),
   neighbour: identity('neighbour', ['operator', 'signer'], '*'),
   /** Every role, and no slot. */
@@ -62,7 +79,8 @@ export const people = {
   robot: {
     name: 'robot',
     roles: ['signer'],
-    slots: '*',
+    grants: grantsOf('*'),
+    source: 'configuration',
     appRole: { roleId: robot.roleId, secretId: sha256(robot.secretId) },
   } satisfies Identity as Identity,
 } as const;
@@ -86,6 +104,9 @@ export class Lab implements AsyncDisposable {
   readonly clock = new HeldClock();
   readonly folder = mkdtempSync(join(tmpdir(), 'keyslot-lab-'));
   readonly storeFile = join(this.folder, 'keyslot.db');
+  readonly auditFolder = join(this.folder, 'audit');
+  /** What the next custodian of the lab is given besides; a test changes it and restarts. */
+  settings: LabSettings = {};
   #slots: readonly LabSlot[];
   #running: { store: Store; custodian: LocalCustodian } | undefined;
 
@@ -94,7 +115,12 @@ export class Lab implements AsyncDisposable {
   }
 
   static async start(...slots: readonly LabSlot[]): Promise<Lab> {
+    return Lab.with({}, ...slots);
+  }
+
+  static async with(settings: LabSettings, ...slots: readonly LabSlot[]): Promise<Lab> {
     const lab = new Lab(slots);
+    lab.settings = settings;
     await lab.#start();
     return lab;
   }
@@ -159,6 +185,9 @@ export class Lab implements AsyncDisposable {
       wallets: first && { slot: first.slot.id, adoption: first.adoption },
       log: silentLog,
       clock: this.clock,
+      policies: { documents: [everythingAllowed('everything', 'all')] },
+      ...this.settings,
+      audit: { ...auditOf(this.auditFolder), ...this.settings.audit },
     });
     this.#running = { store, custodian };
   }
@@ -171,11 +200,29 @@ export class Lab implements AsyncDisposable {
   }
 }
 
+export type LabSettings = Partial<Omit<CustodianOptions, 'audit'>> & {
+  readonly audit?: Partial<CustodianOptions['audit']>;
+};
+
+/** A log as any test may have one, with small segments. */
+export const auditOf = (folder: string): CustodianOptions['audit'] => ({
+  folder,
+  node: 'lab',
+  segment_records: 1_024,
+  checkpoint: { every_ms: 60_000, records: 1_000 },
+  witnesses: [],
+});
+
 export interface Rest {
   readonly bytes?: readonly Uint8Array[];
   /** The token of a session, as a caller holds it. */
   readonly session?: string;
   readonly signal?: AbortSignal;
+  readonly requestId?: string;
+  /** What its caller chose, so that a repeat is known. */
+  readonly named?: boolean;
+  readonly idempotencyKey?: string;
+  readonly approval?: string;
 }
 
 /** Asks through whichever binding. */
@@ -184,12 +231,17 @@ export function askOf<N extends OperationName>(
   who: Who | 'nobody',
   operation: N,
   input: Request<N>['input'],
-  { bytes, session, signal }: Rest = {},
+  { bytes, session, signal, requestId = 'lab', named, idempotencyKey, approval }: Rest = {},
 ): Promise<Reply<N>> {
-  const credential = who === 'nobody' ? undefined : people[who].credential;
+  const person: (Identity & { credential?: Credential }) | undefined =
+    who === 'nobody' ? undefined : people[who];
+  const credential = person?.credential;
   const request: Request<N> = bytes ? { input, bytes } : { input };
   return custodian.call(operation, request, {
-    requestId: 'lab',
+    requestId,
+    requestIdGiven: named,
+    idempotencyKey,
+    approval,
     credential,
     session: session === undefined ? undefined : sha256(session),
     signal,

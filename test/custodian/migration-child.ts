@@ -27,16 +27,21 @@ function pass(point: string): void {
 }
 
 class StoppingStore extends Store {
+  #switched = false;
+
   override run(sql: string, ...values: readonly SqlValue[]): void {
     if (sql.startsWith('UPDATE migration_keys SET step')) pass(`write ${String(values[0])}`);
-    if (sql.startsWith('UPDATE keys')) pass('write registry');
+    if (sql.startsWith('UPDATE keys')) {
+      pass('write registry');
+      this.#switched = true;
+    }
     super.run(sql, ...values);
   }
 
   override transaction<T>(work: () => T): T {
     return super.transaction(() => {
       const result = work();
-      pass('commit');
+      if (this.#switched) pass('commit'); // others have transactions too
       return result;
     });
   }

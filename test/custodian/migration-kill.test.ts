@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { verifyAuditLog } from '../../src/audit/verify.ts';
+import { folderFiles } from '../../src/audit/verify-files.ts';
 import { createVerifier, publicKeyFromSeed } from '../../src/foundation/ed25519.ts';
 import type { OperationName, Request } from '../../src/wire/custodian.ts';
 import { type SoftToken, softToken } from '../engines/pkcs11/soft-token.ts';
@@ -179,6 +181,27 @@ describe('what is left on the disk by all this', () => {
       }
     }
     expect(made).toBe(16);
+  });
+
+  it('is an audit log in order, in which the next start settled every intent that was cut off', async () => {
+    const folder = join(place.folder, 'audit');
+    const { ok, finding, warnings, checked } = await verifyAuditLog({
+      files: folderFiles(folder),
+      publicKeys: [],
+    });
+    expect({ ok, finding }).toEqual({ ok: true, finding: undefined });
+    expect(checked.results).toBe(checked.intents);
+    expect(warnings.join(' ')).not.toContain('intent');
+    const lines = readdirSync(folder)
+      .filter(name => name.startsWith('segment-'))
+      .flatMap(name => readFileSync(join(folder, name), 'utf8').trimEnd().split('\n'));
+    const records = lines.map(line => JSON.parse(line) as { operation: string; outcome?: string });
+    const cutOff = records.filter(({ outcome }) => outcome === 'unknown');
+    expect(cutOff.map(({ operation }) => operation).toSorted()).toEqual([
+      ...Array(3).fill('destroy-copies'),
+      ...Array(4).fill('rollback-migration'),
+      ...Array(9).fill('run-migration'),
+    ]);
   });
 });
 

@@ -6,8 +6,9 @@ import { createEncryptedFileEngine, encryptedFileSettings } from '../../src/engi
 import { createPkcs11Engine, pkcs11Settings } from '../../src/engines/pkcs11/index.ts';
 import { silentLog } from '../../src/foundation/log.ts';
 import { Secret } from '../../src/foundation/secret.ts';
+import { everythingAllowed } from '../../src/policy/permissive.ts';
 import { Store } from '../../src/store/store.ts';
-import { people } from './lab.ts';
+import { auditOf, people } from './lab.ts';
 
 /** Where everything is that outlives a custodian which is killed. */
 export interface WorldPlace {
@@ -53,6 +54,8 @@ export async function openWorld(place: WorldPlace, bends: Bends = {}): Promise<W
       ],
       identities: Object.values(people),
       sessions: { idle_ms: 60_000, absolute_ms: 60_000 },
+      audit: auditOf(join(place.folder, 'audit')),
+      policies: { documents: [everythingAllowed('everything', 'all')] },
       log: silentLog,
     }),
   );

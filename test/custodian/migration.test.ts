@@ -86,7 +86,7 @@ async function reopen(): Promise<void> {
 }
 
 const generate = (key: string, slot = 'main') => lab.ask('operator', 'generate-key', { key, slot });
-const show = async (key: string) => (await lab.ask('roleless', 'show-key', { key })).output;
+const show = async (key: string) => (await lab.ask('signer', 'show-key', { key })).output;
 const sign = (key: string, message = 'x') =>
   lab.ask('signer', 'sign-message', { key }, { bytes: [text(message)] });
 const route = (from = 'main', to = 'spare', keys?: string[]) => ({ from, to, ...(keys ? { keys } : {}) });
@@ -573,7 +573,11 @@ describe('under load', () => {
         const batch = [text(`${message} one`), text(`${message} two`)];
         const input = { key, items: ['message' as const, 'message' as const] };
         const { output } = await lab.ask('signer', 'sign-batch', input, { bytes: batch });
-        expect(output.results).toEqual([{ kind: 'bytes' }, { kind: 'bytes' }]);
+        const receipt = { node: 'lab', hash: expect.any(String), proof: expect.any(String) };
+        expect(output.results).toMatchObject([
+          { kind: 'bytes', receipt },
+          { kind: 'bytes', receipt },
+        ]);
         made += 3;
       }
     };

@@ -11,9 +11,10 @@ import {
 } from '../../src/foundation/ed25519.ts';
 import { isKeyslotError, KeyslotError } from '../../src/foundation/errors.ts';
 import { parseTransaction } from '../../src/solana/transaction.ts';
+import type { ReceiptView } from '../../src/wire/audit.ts';
 import { compiledMessages, messageBytes, plain, plainV0, plainV1, wireBytes } from '../solana/compiled.ts';
 import { Device, Gate, type SignRequest } from './device.ts';
-import { Lab, refusal, text } from './lab.ts';
+import { Lab, refusal, sha256, text } from './lab.ts';
 
 // The keys of `compiled.ts` are made of these seeds: key(2) is the second signer of `plain`, key(3) is no signer.
 const seedOf = (number: number): Uint8Array => new Uint8Array(32).fill(number);
@@ -63,16 +64,64 @@ function offchain(body: string): Uint8Array {
   ]);
 }
 
+/** The record that a receipt names is the result of the signature, and the receipt is its hash. */
+async function recordOf(receipt: ReceiptView) {
+  const read = { from: receipt.seq, limit: 1 };
+  const [line = ''] = (await lab.ask('auditor', 'read-audit', read)).output.lines;
+  expect(sha256(line)).toBe(receipt.hash);
+  return JSON.parse(line) as unknown;
+}
+
+describe('the receipt of a signature', () => {
+  it('names the record of the result, which an auditor reads', async () => {
+    const { output, bytes } = await signTheMessage(text('to be found again'));
+    const { receipt } = output;
+    expect(receipt).toEqual({
+      node: 'lab',
+      seq: receipt.seq,
+      hash: receipt.hash,
+      proof: `/v1/audit/${receipt.seq}/proof`,
+    });
+    expect(await recordOf(receipt)).toMatchObject({
+      type: 'result',
+      seq: receipt.seq,
+      actor: 'signer',
+      operation: 'sign-message',
+      outcome: 'ok',
+      key: 'key-1',
+      message: sha256('to be found again'),
+      signature: Buffer.from(bytes?.[0] ?? []).toString('base64'),
+    });
+  });
+
+  it('comes later in the log than that of the signature before, in a batch one an item', async () => {
+    const first = (await signTheMessage(text('first'))).output.receipt;
+    const second = (await signTheTransaction(wireBytes(plain), 'key-2')).output.receipt;
+    const { output } = await lab.ask(
+      'signer',
+      'sign-batch',
+      { key: 'key-1', items: ['message', 'message', 'message'] },
+      { bytes: [text('a'), new Uint8Array(), text('b')] },
+    );
+    const seqs = output.results.flatMap(result => ('receipt' in result ? [result.receipt.seq] : []));
+    expect(second.seq).toBeGreaterThan(first.seq);
+    expect(new Set(seqs).size).toBe(2);
+    expect(Math.min(...seqs)).toBeGreaterThan(second.seq);
+  });
+});
+
 describe('signing a message', () => {
   it('answers with a signature of exactly these bytes, and says whose it is', async () => {
     const message = text('a message of somebody');
     const { output, bytes } = await signTheMessage(message);
-    expect(output).toEqual({ publicKey: encodeBase58(publicKey(1)), custody: 'memory', kind: 'bytes' });
+    const { receipt, ...rest } = output;
+    expect(rest).toEqual({ publicKey: encodeBase58(publicKey(1)), custody: 'memory', kind: 'bytes' });
+    expect(await recordOf(receipt)).toMatchObject({ type: 'result', outcome: 'ok' });
     expect(bytes).toHaveLength(1);
     const signed = bytes?.[0] ?? new Uint8Array();
     expect(Buffer.from(signed)).toEqual(await signMessage(privateKeyFromSeed(seedOf(1)), message));
     const { output: checked } = await lab.ask(
-      'roleless',
+      'signer',
       'verify',
       { key: 'key-1' },
       { bytes: [message, signed] },
@@ -128,7 +177,7 @@ describe('signing a message', () => {
 
 describe('verifying a signature', () => {
   const verify = async (message: Uint8Array, signed: Uint8Array) =>
-    (await lab.ask('roleless', 'verify', { key: 'key-1' }, { bytes: [message, signed] })).output.valid;
+    (await lab.ask('signer', 'verify', { key: 'key-1' }, { bytes: [message, signed] })).output.valid;
 
   it('says yes to the signature of these bytes and no to everything else, whatever its length', async () => {
     const message = text('a message');
@@ -136,7 +185,7 @@ describe('verifying a signature', () => {
     expect(await verify(message, right)).toBe(true);
     expect(await verify(text('another message'), right)).toBe(false);
     expect(await verify(message, await signMessage(privateKeyFromSeed(seedOf(2)), message))).toBe(false);
-    expect((await lab.ask('roleless', 'verify', { key: 'key-1' })).output.valid).toBe(false);
+    expect((await lab.ask('signer', 'verify', { key: 'key-1' })).output.valid).toBe(false);
     await fc.assert(
       fc.asyncProperty(fc.uint8Array({ maxLength: 130 }), async noise => {
         expect(await verify(message, noise)).toBe(false);
@@ -430,11 +479,34 @@ describe('locking while signatures are made', () => {
     const running = sign();
     await gate.reached;
     const locking = lab.ask('operator', 'lock-slot', { slot: 'main' });
-    await nextTurn();
+    while ((await lab.state()) !== 'locked') await nextTurn(); // it locks once that is written down
     expect(await refusal(sign())).toBe('SLOT_LOCKED');
     gate.open();
     expect((await running).bytes).toHaveLength(1);
     expect((await locking).output.state).toBe('locked');
+  });
+
+  it('refuses those that came in and were not handed to the device yet', async () => {
+    await using own = await Device.make();
+    await using lab = await Lab.open({ slot: own.slot });
+    await lab.ask('operator', 'generate-key', { key: 'wallet', slot: 'main' });
+    const gate = new Gate();
+    own.onSigner = async honest => {
+      await gate.pass();
+      return honest;
+    };
+    const deciding = lab.ask('signer', 'sign-message', { key: 'wallet' }, { bytes: [text('x')] });
+    await gate.reached;
+    await lab.ask('operator', 'lock-slot', { slot: 'main' });
+    gate.open();
+    expect(await refusal(deciding)).toBe('SLOT_LOCKED');
+    const { lines } = (await lab.ask('auditor', 'read-audit', { from: 0, limit: 100 })).output;
+    expect(JSON.parse(lines.at(-1) ?? '')).toMatchObject({
+      type: 'result',
+      operation: 'sign-message',
+      outcome: 'failed',
+      code: 'SLOT_LOCKED',
+    });
   });
 });
 

@@ -45,7 +45,7 @@ async function sign(key: string): Promise<void> {
   const session = await lab.session('signer', 'main', token.pinText);
   const message = text(`signed with ${key}`);
   const { bytes } = await lab.ask('signer', 'sign-message', { key }, { bytes: [message], session });
-  const { output } = await lab.ask('roleless', 'show-key', { key });
+  const { output } = await lab.ask('signer', 'show-key', { key });
   const verifier = createVerifier(Buffer.from(output.publicKeyBase64, 'base64'));
   expect(await verifier.verify(message, bytes?.[0] ?? new Uint8Array())).toBe(true);
 }
@@ -77,7 +77,7 @@ describe('keys in a real token', () => {
       },
     });
     await sign('generated');
-    expect((await lab.ask('roleless', 'show-key', { key: 'generated' })).output).toEqual(output);
+    expect((await lab.ask('signer', 'show-key', { key: 'generated' })).output).toEqual(output);
   });
 
   it('that were imported have the address of their seed, and are not called local', async () => {
@@ -109,12 +109,12 @@ describe('keys in a real token', () => {
   it('that exist cannot be made again, and a refused seed leaves nothing behind', async () => {
     await openUnattended();
     await lab.ask('operator', 'generate-key', { key: 'once', slot: 'main' });
-    const { output } = await lab.ask('roleless', 'show-key', { key: 'once' });
+    const { output } = await lab.ask('signer', 'show-key', { key: 'once' });
     const again = { key: 'once', slot: 'main' };
     expect(await refusal(lab.ask('operator', 'generate-key', again))).toBe('KEY_EXISTS');
     const seed = new Uint8Array(32).fill(3);
     expect(await refusal(lab.ask('operator', 'import-key', again, { bytes: [seed] }))).toBe('KEY_EXISTS');
-    expect((await lab.ask('roleless', 'show-key', { key: 'once' })).output).toEqual(output);
+    expect((await lab.ask('signer', 'show-key', { key: 'once' })).output).toEqual(output);
     for (const length of [0, 31, 33, 64]) {
       const wrong = lab.ask(
         'operator',

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createAuthority } from '../../src/appliance/certificates.ts';
@@ -67,7 +68,12 @@ describe('health', () => {
       const ready = await client.get('/readyz');
       expect(ready.status).toBe(200);
       expect(ready.json.ready).toBe(true);
-      expect(ready.json.checks).toHaveLength(3);
+      expect(ready.json.checks?.map(({ id, ok }) => [id, ok])).toEqual([
+        ['slot/main', true],
+        ['slot/session', true],
+        ['slot/both', true],
+        ['audit', true],
+      ]);
     }
     ops.close();
   });
@@ -244,6 +250,28 @@ describe('keys', () => {
     const ofSlot = (await developer.get('/v1/keys?slot=both')).json.keys?.map(key => key.id);
     expect(ofSlot).toEqual(['in-both', 'page-1', 'page-2', 'page-3']);
     expectProblem(await developer.get('/v1/keys?slot=none'), 404, 'SLOT_UNKNOWN');
+  });
+});
+
+describe('a receipt', () => {
+  it('says where a signature stands in the audit log, and the record there has its hash', async () => {
+    const receipts = [];
+    for (const _ of [1, 2]) {
+      const { receipt } = (await developer.post(`${path}/sign-message`, { message: hello })).json;
+      if (!receipt) throw new Error('There is no receipt.');
+      receipts.push(receipt);
+      expect(receipt).toMatchObject({ node: 'keyslot', proof: `/v1/audit/${receipt.seq}/proof` });
+      const { text } = await developer.get(`/v1/audit?from=${receipt.seq}&limit=1`);
+      const [line = ''] = (JSON.parse(text) as { lines: string[] }).lines;
+      expect(createHash('sha256').update(line).digest('hex')).toBe(receipt.hash);
+      expect(JSON.parse(line)).toMatchObject({ type: 'result', actor: 'developer', key: 'in-main' });
+    }
+    const [first, second] = receipts.map(({ seq }) => seq);
+    expect(second).toBeGreaterThan(first ?? Number.NaN);
+  });
+
+  it('is for who may read the log: others get no record', async () => {
+    expectProblem(await signer.get('/v1/audit?from=0&limit=1'), 403, 'PERMISSION_DENIED');
   });
 });
 
@@ -442,7 +470,7 @@ describe('every answer', () => {
     for (const where of [
       '/',
       '/v1',
-      '/v1/keys/in-main/export',
+      '/v1/keys/in-main/exports',
       '/v2/keys',
       '/v1/keys/in-main/sign-message/x',
     ]) {

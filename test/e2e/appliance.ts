@@ -8,9 +8,16 @@ import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls';
 import { expect } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { type Authority, createAuthority, type Issued } from '../../src/appliance/certificates.ts';
-import { findSoftHsm, prepareDevelopmentHome, secretFile } from '../../src/appliance/development.ts';
+import {
+  auditLabel,
+  findSoftHsm,
+  prepareDevelopmentHome,
+  secretFile,
+} from '../../src/appliance/development.ts';
 import { createToken } from '../../src/appliance/tokens.ts';
 import type { ErrorCode } from '../../src/foundation/errors.ts';
+import { everythingAllowed } from '../../src/policy/permissive.ts';
+import type { ReceiptView } from '../../src/wire/audit.ts';
 import type { KeyView, SlotView } from '../../src/wire/views.ts';
 
 /** A real appliance for a test: a state folder of its own, `bin/keyslot serve` as a process, and HTTPS to it. */
@@ -33,8 +40,10 @@ export interface Home {
   readonly module: string;
   /** The development CA, to issue more certificates with. */
   readonly authority: Authority;
-  secret(name: 'user.pin' | 'so.pin' | 'developer.token'): string;
+  secret(name: 'user.pin' | 'so.pin' | 'audit.pin' | 'developer.token'): string;
   configure(change: (config: YamlConfig) => void): void;
+  /** The policies of the configuration from the next start on, and no others. */
+  setPolicies(...documents: readonly { readonly name: string; readonly [rule: string]: unknown }[]): void;
   /** Another token in the token directory. */
   addToken(label: string): Promise<void>;
   /** Writes a client certificate into the home and lists it as an identity. */
@@ -42,16 +51,21 @@ export interface Home {
   remove(): void;
 }
 
-/** A development home with a token, as `scripts/start` makes it, with a CA whose key the test knows. */
-export async function prepareHome(options: { path?: string; token?: boolean } = {}): Promise<Home> {
+/**
+ * A development home with a token, as `scripts/start` makes it, with a CA whose key the test knows, and a policy that
+ * lets every key sign everything. Its audit log is not signed, unless the test wants the audit slot and its token.
+ */
+export async function prepareHome(
+  options: { path?: string; token?: boolean; audit?: boolean } = {},
+): Promise<Home> {
   const folder = mkdtempSync(join(tmpdir(), 'keyslot-e2e-'));
   const path = options.path ? join(folder, options.path) : join(folder, 'home');
   const authority = await writeCertificates(join(path, 'tls'));
   const module = findSoftHsm();
   const files = await prepareDevelopmentHome({ home: path, module, tokenLabel, port: 0, opsPort: 0 });
-  const addToken = async (label: string) => {
+  const addToken = async (label: string, pin = files.userPin) => {
     using soPin = secretFile(files.soPin);
-    using userPin = secretFile(files.userPin);
+    using userPin = secretFile(pin);
     await createToken({ module, label, soPin, userPin }, { SOFTHSM2_CONF: files.softhsmConf });
   };
   if (options.token !== false) await addToken(tokenLabel);
@@ -61,6 +75,16 @@ export async function prepareHome(options: { path?: string; token?: boolean } = 
     change(config);
     writeFileSync(yaml, stringify(config), { mode: 0o600 });
   };
+  const policies = join(path, 'policies');
+  const setPolicies: Home['setPolicies'] = (...documents) => {
+    for (const file of readdirSync(policies)) rmSync(join(policies, file));
+    for (const document of documents) {
+      writeFileSync(join(policies, `${document.name}.yaml`), stringify(document), { mode: 0o600 });
+    }
+  };
+  setPolicies(everythingAllowed('everything', 'all'));
+  if (options.audit) await addToken(auditLabel(tokenLabel), files.auditPin);
+  else configure(withoutAuditSlot);
   return {
     path,
     log: join(folder, 'log'),
@@ -68,6 +92,7 @@ export async function prepareHome(options: { path?: string; token?: boolean } = 
     authority,
     secret: name => readFileSync(join(path, 'secrets', name), 'utf8').trim(),
     configure,
+    setPolicies,
     addToken,
     addIdentity: async (name, roles, slots) => {
       const issued = await authority.issueClient(name);
@@ -79,6 +104,11 @@ export async function prepareHome(options: { path?: string; token?: boolean } = 
     },
     remove: () => rmSync(folder, { recursive: true, force: true }),
   };
+}
+
+function withoutAuditSlot(config: YamlConfig): void {
+  config.slots = config.slots.filter(slot => slot.id !== 'audit');
+  delete config.audit;
 }
 
 /** What prepareDevelopmentHome would write, but with the CA in our hands. */
@@ -298,6 +328,7 @@ export interface Answer
   readonly version?: string;
   readonly kind?: string;
   readonly valid?: boolean;
+  readonly receipt?: ReceiptView;
   readonly token?: string;
   readonly slots?: readonly SlotView[];
   readonly keys?: readonly KeyView[];

@@ -9,6 +9,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { stringify } from 'yaml';
 import type { ErrorCode } from '../../src/foundation/errors.ts';
 import { type Home, keyslot, prepareHome, processesOf, run, serve, type YamlConfig } from './appliance.ts';
 
@@ -16,12 +17,14 @@ let home: Home;
 let yaml: string;
 let pinFile: string;
 let pin: string;
+let hasty: string;
 
 beforeAll(async () => {
   home = await prepareHome();
   for (let twin = 0; twin < 2; twin += 1) await twinToken(twin);
   yaml = join(home.path, 'keyslot.yaml');
   copyFileSync(yaml, `${yaml}.good`);
+  hasty = join(home.path, 'policies', 'hasty.yaml');
   pinFile = join(home.path, 'secrets', 'user.pin');
   pin = readFileSync(pinFile, 'utf8');
   return () => home.remove();
@@ -33,6 +36,7 @@ afterEach(() => {
   expect(existsSync(join(home.path, 'run', 'custodian.sock'))).toBe(false);
   expect(existsSync(join(home.path, 'state', 'running.json'))).toBe(false);
   copyFileSync(`${yaml}.good`, yaml);
+  rmSync(hasty, { force: true });
   rmSync(pinFile, { force: true });
   writeFileSync(pinFile, pin, { mode: 0o600 });
 });
@@ -184,6 +188,7 @@ const cases: readonly Case[] = [
     'identities',
     config => {
       config.profile = 'production';
+      config.audit = { unsigned: true };
     },
   ],
   [
@@ -192,10 +197,21 @@ const cases: readonly Case[] = [
     'slots.soft',
     config => {
       config.profile = 'production';
+      config.audit = { unsigned: true };
       config.identities = config.identities.filter(identity => !identity.token);
       config.slots.push({ id: 'soft', engine: 'memory', pin: { file: 'secrets/user.pin' } });
     },
   ],
+  [
+    'an audit log that nobody signs, in production',
+    'CONFIG_INVALID',
+    'audit.slot',
+    config => {
+      config.profile = 'production';
+      config.identities = config.identities.filter(identity => !identity.token);
+    },
+  ],
+  ['a policy with a rule that there is not', 'POLICY_INVALID', 'hasty.yaml', () => undefined],
   ['bad YAML', 'CONFIG_INVALID', 'keyslot.yaml', () => undefined],
   ['no configuration at all', 'HOME_INVALID', 'keyslot.yaml', () => undefined],
 ];
@@ -203,6 +219,8 @@ const cases: readonly Case[] = [
 describe('keyslot serve refuses, and names the setting:', () => {
   it.each(cases)('%s → %s', async (name, code, names, change) => {
     home.configure(change);
+    if (name.startsWith('a policy'))
+      writeFileSync(hasty, stringify({ name: 'hasty', appliesTo: 'all', x: 1 }));
     if (name === 'bad YAML') writeFileSync(yaml, 'slots: [\n  - id: "main');
     if (name === 'no configuration at all') rmSync(yaml);
     const error = await refused();

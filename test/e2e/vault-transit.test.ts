@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { address, getTransactionDecoder, getTransactionEncoder } from '@solana/kit';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -40,6 +40,19 @@ let developer: Client;
 const secrets = { robot: secretText(), payments: secretText(), outsider: secretText() };
 const keys: Record<string, string> = {};
 
+/** What production lets its keys sign. */
+const transfersAndTexts = {
+  name: 'transfers-and-texts',
+  appliesTo: { slots: ['main'] },
+  transactions: {
+    programs: [{ program: 'system', instructions: ['transfer'] }],
+    destinations: 'any',
+    feePayer: 'any',
+    caps: { windows: [{ window: '24h', lamports: 1_000_000_000_000 }] },
+  },
+  messages: { bytes: 'any' },
+};
+
 function secretText(): string {
   return randomBytes(32).toString('base64url');
 }
@@ -52,6 +65,7 @@ beforeAll(async () => {
   };
   home.configure(config => {
     config.profile = 'production';
+    config.audit = { unsigned: true };
     config.facade = { vaultTransit: true };
     config.identities = [
       ...config.identities.filter(identity => !('token' in identity)),
@@ -65,6 +79,7 @@ beforeAll(async () => {
       { name: 'outsider', roles: ['signer'], slots: [], token: file('outsider') },
     ];
   });
+  home.setPolicies(transfersAndTexts);
   appliance = await serve(home);
   anyone = appliance.client('nobody');
   developer = appliance.client();
@@ -291,10 +306,13 @@ describe('the state', () => {
   });
 });
 
-it('no secret id and no token is in the log', () => {
+it('no secret id and no token is in the log, nor in the audit log', () => {
   const log = readFileSync(home.log, 'utf8');
   expect(log).toContain('an identity logged in');
-  for (const secret of Object.values(secrets)) expect(log).not.toContain(secret);
+  const folder = join(home.path, 'state', 'audit');
+  const audit = readdirSync(folder).map(name => readFileSync(join(folder, name), 'utf8'));
+  expect(audit.join('')).toContain('"operation":"login"');
+  for (const secret of Object.values(secrets)) expect([log, ...audit].join('')).not.toContain(secret);
 });
 
 describe('an appliance', () => {

@@ -29,6 +29,13 @@ interface Data {
 
 const dataOf = <T = Data>({ text }: Reply): T => (JSON.parse(text) as { data: T }).data;
 const wallets = '/api/v1/wallets';
+/** Where a signature stands in the audit log. */
+const receipt = {
+  node: 'keyslot',
+  seq: expect.any(Number),
+  hash: expect.stringMatching(/^[0-9a-f]{64}$/),
+  proof: expect.stringMatching(/^\/v1\/audit\/\d+\/proof$/),
+};
 
 let home: Home;
 let node: RpcNode;
@@ -117,7 +124,7 @@ describe('the wallet routes', () => {
       const reply = await developer.post(`${wallets}/${id}/sign`, { transaction: base64(wire) });
       expect(reply.status).toBe(200);
       const { signedTransaction, signature, txVersion, ...rest } = dataOf(reply);
-      expect({ txVersion, rest }).toEqual({ txVersion: version, rest: {} });
+      expect({ txVersion, rest }).toEqual({ txVersion: version, rest: { receipt } });
       expect(await isSignature(publicKey, readWire(wire).message, signature)).toBe(true);
       expect(chain.executes(Buffer.from(signedTransaction, 'base64'), to)).toBe(true);
     },
@@ -127,7 +134,7 @@ describe('the wallet routes', () => {
     const { id, publicKey } = await make();
     const reply = await developer.post(`${wallets}/${id}/sign`, { message: base64('hello') });
     const { signatureBase58, signatureBase64, ...rest } = dataOf(reply);
-    expect({ status: reply.status, rest }).toEqual({ status: 200, rest: {} });
+    expect({ status: reply.status, rest }).toEqual({ status: 200, rest: { receipt } });
     expect(await isSignature(publicKey, Buffer.from('hello'), signatureBase58)).toBe(true);
     const native = await developer.post(`/v1/keys/${id}/sign-message`, { message: base64('hello') });
     expect(native.json).toMatchObject({ signature: signatureBase58, signatureBase64 });

@@ -52,6 +52,7 @@ describe('docs/clients.md', () => {
   it('has configurations that the appliance accepts in production', () => {
     const base = {
       tls: { certificate: 'tls/server.crt', key: 'tls/server.key', clientCa: 'tls/ca.crt' },
+      audit: { unsigned: true },
       slots: [
         {
           id: 'main',

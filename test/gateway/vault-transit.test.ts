@@ -94,7 +94,9 @@ async function listen(facade: { mount: string; namespace?: string } | undefined)
 /** The people of the lab under tokens that a header can carry. */
 const tokenOf = (who: Who) => `vault-token-of-${who}`;
 const credentials = new Map(
-  Object.values(people).map(({ name, credential }) => [sha256(`vault-token-of-${name}`), credential]),
+  Object.values(people).flatMap(person =>
+    'credential' in person ? [[sha256(`vault-token-of-${person.name}`), person.credential] as const] : [],
+  ),
 );
 const digestOf = ({ credential }: Call) => (credential && 'token' in credential ? credential.token : '');
 
@@ -130,6 +132,14 @@ const verify = (body: unknown, key = 'key-1', more: Sent = {}) =>
 const signatureOf = async (message: string | Uint8Array, number = 1) =>
   `vault:v1:${base64(await signMessage(privateKeyFromSeed(seedOf(number)), Buffer.from(message as Uint8Array)))}`;
 
+/** Where a signature stands in the audit log; not of Vault, whose clients leave it alone. */
+const receipt = {
+  node: 'lab',
+  seq: expect.any(Number),
+  hash: expect.stringMatching(/^[0-9a-f]{64}$/),
+  proof: expect.stringMatching(/^\/v1\/audit\/\d+\/proof$/),
+};
+
 /** In Vault's words, and nothing else in it. */
 function expectErrors(reply: Reply, status: number, ...texts: (string | RegExp)[]): void {
   expect({ status: reply.status, json: reply.json }).toEqual({
@@ -149,7 +159,7 @@ describe('signing', () => {
       lease_id: '',
       renewable: false,
       lease_duration: 0,
-      data: { signature: await signatureOf('hello'), key_version: 1 },
+      data: { signature: await signatureOf('hello'), key_version: 1, receipt },
       wrap_info: null,
       warnings: null,
       auth: null,
@@ -162,7 +172,7 @@ describe('signing', () => {
       for (const number of [1, 2]) {
         const message = messageBytes(parts);
         const { json } = await sign({ input: base64(message) }, `key-${number}`);
-        expect(json.data).toEqual({ signature: await signatureOf(message, number), key_version: 1 });
+        expect(json.data).toEqual({ signature: await signatureOf(message, number), key_version: 1, receipt });
       }
       const foreign = await sign({ input: base64(messageBytes(parts)) }, 'key-3');
       expectErrors(foreign, 400, /KEY_NOT_A_SIGNER/);
@@ -180,15 +190,15 @@ describe('signing', () => {
     const { status, json } = await sign({ batch_input });
     expect(status).toBe(200);
     expect(json.data?.batch_results).toEqual([
-      { signature: await signatureOf('one'), key_version: 1, reference: 'first' },
+      { signature: await signatureOf('one'), key_version: 1, receipt, reference: 'first' },
       { error: expect.stringContaining('KEY_NOT_A_SIGNER') },
-      { signature: await signatureOf(messageBytes(plain)), key_version: 1, reference: '' },
+      { signature: await signatureOf(messageBytes(plain)), key_version: 1, receipt, reference: '' },
       { error: expect.stringContaining('MESSAGE_EMPTY'), reference: 'empty' },
     ]);
   });
 
   it('is the same by POST and PUT, with what changes nothing, and as Vault’s own clients send it', async () => {
-    const expected = { signature: await signatureOf('hello'), key_version: 1 };
+    const expected = { signature: await signatureOf('hello'), key_version: 1, receipt };
     const harmless = {
       ...hello,
       prehashed: false,

@@ -77,7 +77,9 @@ async function listen(rpcUrl: string | undefined): Promise<string> {
 /** The people of the lab under tokens that a header can carry. */
 const bearer = (who: Who) => `bearer-token-of-${who}`;
 const credentials = new Map(
-  Object.values(people).map(({ name, credential }) => [sha256(`bearer-token-of-${name}`), credential]),
+  Object.values(people).flatMap(person =>
+    'credential' in person ? [[sha256(`bearer-token-of-${person.name}`), person.credential] as const] : [],
+  ),
 );
 const digestOf = ({ credential }: Call) => (credential && 'token' in credential ? credential.token : '');
 

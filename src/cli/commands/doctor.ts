@@ -1,19 +1,13 @@
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { type Config, moduleEnvironment, type SlotConfig } from '../../appliance/config.ts';
 import { pinReader } from '../../appliance/secrets.ts';
 import { examineModule } from '../../appliance/tokens.ts';
 import type { ModuleReport } from '../../engines/pkcs11/index.ts';
-import { toKeyslotError } from '../../foundation/errors.ts';
 import { silentLog } from '../../foundation/log.ts';
 import { configOf, type SharedOptions } from '../connection.ts';
-import { listing, print, printJson, refused } from '../output.ts';
-
-/** What is wrong and what to do about it. */
-interface Problem {
-  readonly code: string;
-  readonly detail: string;
-  readonly remedy: string;
-}
+import { listing, misused, print, printJson, refused } from '../output.ts';
+import { doctorOfModule, type ModuleOptions } from './doctor-module.ts';
+import { mechanismProblems, type Problem, pinProblems, problemOf, problemText } from './doctor-problems.ts';
 
 interface SlotReport {
   readonly slot: string;
@@ -24,9 +18,63 @@ interface SlotReport {
 }
 
 export function addDoctor(program: Command, shared: (command: Command) => Command): void {
-  shared(program.command('doctor'))
-    .description('examine the configured modules and tokens; no PIN is spent')
-    .action(doctor);
+  const command = shared(program.command('doctor'))
+    .description(
+      'examine the configured modules and tokens, or one that is named; no PIN is spent without --pin-file',
+    )
+    .option('--module <path>', 'a PKCS#11 library, whether or not a slot names it')
+    .option('--token <label>', 'with --module: the token')
+    .option('--serial <number>', 'with --module: the token')
+    .option(
+      '--pin-file <file>',
+      'with --module: log in once and try the token with a key that is thrown away',
+    )
+    .option('--profile <name>', 'with --module: a device profile, or the absolute path of one')
+    .option(
+      '--env <name=value>',
+      'with --module: a variable that the library reads; may be repeated',
+      variable,
+      {},
+    )
+    .option('--library-parameters <text>', 'with --module: what C_Initialize is given')
+    .option('--clean', 'with --pin-file: remove keys that earlier examinations left behind')
+    .option('--cloudhsm-cluster <id>', 'ask AWS about the cluster, and knock at its HSMs')
+    .option('--mode <mode>', 'with --cloudhsm-cluster: native or wrapped, as the slot has it', mode, 'native')
+    .option('--library-config <file>', 'with --cloudhsm-cluster: the configuration of its library')
+    .option('--region <name>', 'with --cloudhsm-cluster: default as the AWS tools have it')
+    .option('--endpoint <url>', 'with --cloudhsm-cluster: where AWS is asked');
+  command.action(async (options: DoctorOptions) => {
+    const { module, cloudhsmCluster: cluster } = options;
+    const stray = moduleOnly.find(name => options[name] !== undefined);
+    if (module === undefined && stray)
+      command.error('error: that option needs --module', { exitCode: misused });
+    if (module !== undefined) return await doctorOfModule({ ...options, module });
+    if (cluster === undefined) return await doctor(options);
+    const { doctorOfCluster } = await import('./doctor-cloudhsm.ts'); // the AWS SDK takes its time to load
+    await doctorOfCluster({ ...options, cluster });
+  });
+}
+
+interface DoctorOptions extends SharedOptions, Partial<ModuleOptions> {
+  readonly json?: boolean;
+  readonly cloudhsmCluster?: string;
+  readonly mode: 'native' | 'wrapped';
+  readonly libraryConfig?: string;
+  readonly region?: string;
+  readonly endpoint?: string;
+}
+
+const moduleOnly = ['token', 'serial', 'pinFile', 'profile', 'libraryParameters', 'clean'] as const;
+
+function variable(text: string, before: Readonly<Record<string, string>>): Record<string, string> {
+  const [, name, value] = /^([A-Z][A-Z0-9_]*)=(.*)$/s.exec(text) ?? [];
+  if (name === undefined || value === undefined) throw new InvalidArgumentError('It is written NAME=VALUE.');
+  return { ...before, [name]: value };
+}
+
+function mode(text: string): 'native' | 'wrapped' {
+  if (text === 'native' || text === 'wrapped') return text;
+  throw new InvalidArgumentError('It is native or wrapped.');
 }
 
 async function doctor(options: SharedOptions): Promise<void> {
@@ -43,7 +91,11 @@ async function examine(config: Config, slot: SlotConfig): Promise<SlotReport> {
   const pinProblems = await problemsOfPin(config, slot);
   if (slot.engine !== 'pkcs11') return { ...found, problems: pinProblems };
   try {
-    const report = await examineModule(slot.settings.module, moduleEnvironment(config));
+    const report = await examineModule(
+      slot.settings.module,
+      moduleEnvironment(config),
+      slot.settings.libraryParameters,
+    );
     const matching = report.tokens.filter(matches(slot.settings));
     const [token] = matching;
     const problems = [
@@ -95,87 +147,6 @@ function problemsOf(token: ModuleReport['tokens'][number], mode: 'native' | 'wra
   return [...mechanismProblems[mode](token), ...pinProblems[token.pin]];
 }
 
-const unsuitable = (detail: string, remedy: string): Problem => ({
-  code: 'TOKEN_UNSUITABLE',
-  detail,
-  remedy,
-});
-
-const mechanismProblems: Record<
-  'native' | 'wrapped',
-  (token: ModuleReport['tokens'][number]) => readonly Problem[]
-> = {
-  native: ({ eddsa, edwardsKeyPairGen, modes }) => [
-    ...(eddsa
-      ? []
-      : [
-          unsuitable(
-            'EdDSA absent: the token does not list CKM_EDDSA.',
-            `On AWS CloudHSM: Client SDK with EdDSA, hsm2m.medium, a NON_FIPS cluster. Elsewhere: newer firmware, or enable the mechanism.${
-              modes.includes('wrapped') ? ' Or set mode: wrapped, which this token can do.' : ''
-            }`,
-          ),
-        ]),
-    ...(edwardsKeyPairGen || !eddsa
-      ? []
-      : [
-          unsuitable(
-            'The token does not list CKM_EC_EDWARDS_KEY_PAIR_GEN: keys cannot be generated in it.',
-            'Import keys, or enable the mechanism.',
-          ),
-        ]),
-  ],
-  wrapped: ({ aesGcm }) =>
-    aesGcm
-      ? []
-      : [
-          unsuitable(
-            'AES-GCM absent: the token does not list CKM_AES_GCM.',
-            'Enable the mechanism, or use mode: native where the token lists CKM_EDDSA.',
-          ),
-        ],
-};
-
-const pinProblems: Record<ModuleReport['tokens'][number]['pin'], readonly Problem[]> = {
-  set: [],
-  'not-initialized': [
-    {
-      code: 'TOKEN_UNSUITABLE',
-      detail: 'The user PIN is not set.',
-      remedy: 'Have the security officer set it.',
-    },
-  ],
-  'count-low': [
-    {
-      code: 'PIN_INCORRECT',
-      detail: 'Wrong PINs were presented to the token since the last login.',
-      remedy: 'Find out who tried; a good login resets the counter.',
-    },
-  ],
-  'final-try': [
-    {
-      code: 'PIN_LAST_TRY',
-      detail: 'One PIN attempt is left; Keyslot does not spend it.',
-      remedy: 'Log in once with the vendor tool to reset the counter.',
-    },
-  ],
-  locked: [
-    { code: 'PIN_LOCKED', detail: 'The PIN is locked.', remedy: 'Have the security officer reset it.' },
-  ],
-  'protected-authentication-path': [
-    {
-      code: 'TOKEN_UNSUITABLE',
-      detail: 'The token takes its PIN on a device of its own.',
-      remedy: 'Use a token whose PIN software may present.',
-    },
-  ],
-};
-
-function problemOf(thrown: unknown): Problem {
-  const error = toKeyslotError(thrown);
-  return { code: error.code, detail: error.message, remedy: error.entry.remedy };
-}
-
 function slotText({ slot, engine, report, token, problems }: SlotReport): string {
   const found = {
     slot,
@@ -197,6 +168,3 @@ function slotText({ slot, engine, report, token, problems }: SlotReport): string
   const verdict = problems.length === 0 ? ['No problem found.'] : problems.map(problemText);
   return [listing(found), ...verdict].join('\n');
 }
-
-const problemText = ({ code, detail, remedy }: Problem): string =>
-  `problem: ${code}: ${detail}\n  to do: ${remedy}`;

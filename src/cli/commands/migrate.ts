@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { KeyslotError, toKeyslotError } from '../../foundation/errors.ts';
+import type { ApprovalView } from '../../wire/policies.ts';
 import type { MigrationKeyView, MigrationPlanView, MigrationView } from '../../wire/views.ts';
 import { Connection, configOf, type SharedOptions } from '../connection.ts';
 import { listing, misused, print, printJson, refused, table } from '../output.ts';
@@ -8,8 +9,9 @@ import { Interruption, ProgressBar } from './migration-progress.ts';
 import { claimReport, type MigrationReport } from './migration-report.ts';
 
 type RouteOptions = SharedOptions & { from: string; to: string; key?: string[] };
-type RunOptions = SharedOptions & Partial<RouteOptions> & { report?: string; confirmDestroy?: boolean };
-type SomeOptions = SharedOptions & { key?: string[]; confirmDestroy?: boolean };
+type RunOptions = SharedOptions &
+  Partial<RouteOptions> & { report?: string; confirmDestroy?: boolean; approval?: string };
+type SomeOptions = SharedOptions & { key?: string[]; confirmDestroy?: boolean; approval?: string };
 
 export function addMigrate(program: Command, shared: (command: Command) => Command): void {
   const migrate = program.command('migrate').description('move keys to another slot; ids and addresses stay');
@@ -28,6 +30,7 @@ export function addMigrate(program: Command, shared: (command: Command) => Comma
     .option('--to <slot>', 'where they are to go')
     .option('--report <file>', 'where the report goes (default: migration-<id>.json in the state folder)')
     .option('--confirm-destroy', 'destroy the copies at the source once the keys have proved themselves')
+    .option('--approval <id>', approvalText)
     .action(run);
   withKeys(shared(migrate.command('verify').description('have every moved key prove itself again')))
     .argument('<migration>')
@@ -35,11 +38,14 @@ export function addMigrate(program: Command, shared: (command: Command) => Comma
   withKeys(shared(migrate.command('rollback').description('back to the source, while it has its copy')))
     .argument('<migration>')
     .option('--confirm-destroy', 'destroy the copies at the target that are left over')
+    .option('--approval <id>', approvalText)
     .action(rollback);
   shared(migrate.command('status').description('the migrations, or one of them in full'))
     .argument('[migration]')
     .action(status);
 }
+
+const approvalText = 'with --confirm-destroy: the approval of others, where the configuration asks for one';
 
 async function plan({ from, to, key: keys, ...options }: RouteOptions): Promise<void> {
   const connection = new Connection(configOf(options));
@@ -67,7 +73,7 @@ async function run(id: string | undefined, options: RunOptions, command: Command
   const named = id === undefined ? undefined : keys;
   try {
     await walk.through('run', named);
-    if (options.confirmDestroy) await walk.destroy(['switched', 'kept'], named);
+    if (options.confirmDestroy) await walk.destroy(['switched', 'kept'], named, options.approval);
   } catch (thrown) {
     throw resumable(toKeyslotError(thrown), started.id);
   }
@@ -94,7 +100,7 @@ async function rollback(id: string, options: SomeOptions): Promise<void> {
   // Said again with --confirm-destroy: what was rolled back before is not rolled back once more.
   const again = options.confirmDestroy && returned.length > 0 && others.length === 0;
   if (!again) await walk.through('rollback', options.key);
-  if (options.confirmDestroy) await walk.destroy(['rolled-back'], options.key);
+  if (options.confirmDestroy) await walk.destroy(['rolled-back'], options.key, options.approval);
   conclude(walk, options, { interrupted: interruption.asked });
 }
 
@@ -147,11 +153,38 @@ class Walk {
     }
   }
 
-  /** Only copies of keys that stand at these steps, so that nothing else of the migration is touched. */
-  async destroy(steps: readonly Step[], only: readonly string[] | undefined): Promise<void> {
+  /**
+   * Only copies of keys that stand at these steps, so that nothing else of the migration is touched. An approval is
+   * of one request exactly, so with one just that request is made.
+   */
+  async destroy(
+    steps: readonly Step[],
+    only: readonly string[] | undefined,
+    approval: string | undefined,
+  ): Promise<void> {
     if (this.#options.interruption.asked) return;
+    if (approval !== undefined) return this.#destroyApproved(approval);
     const keys = await this.keysAt(steps, only);
-    if (keys.length > 0) await this.through('destroy-copies', keys);
+    try {
+      if (keys.length > 0) await this.through('destroy-copies', keys);
+    } catch (thrown) {
+      throw requestable(toKeyslotError(thrown), this.migration.id, keys);
+    }
+  }
+
+  async #destroyApproved(approval: string): Promise<void> {
+    const { operation, input } = await this.#connection.get<ApprovalView>(
+      `/v1/approvals/${encodeURIComponent(approval)}`,
+    );
+    const { migration, ...some } = input;
+    if (operation !== 'destroy-copies' || migration !== this.migration.id) {
+      throw new KeyslotError(
+        'APPROVAL_UNUSABLE',
+        `The approval ${approval} is not of destroying copies of this migration.`,
+      );
+    }
+    const path = `${pathOf(this.migration.id)}/destroy-copies`;
+    this.#keep(await this.#connection.post<Did>(path, { ...some, confirm: true }, { approval }));
   }
 
   async keysAt(steps: readonly Step[], only: readonly string[] | undefined): Promise<string[]> {
@@ -169,7 +202,10 @@ class Walk {
   async #ask(verb: Verb, some: { keys: readonly string[] | undefined; after: string | undefined }) {
     const confirm = verb === 'destroy-copies' ? { confirm: true } : {};
     const path = `${pathOf(this.migration.id)}/${verb}`;
-    const answer = await this.#connection.post<Did>(path, { ...some, ...confirm });
+    return this.#keep(await this.#connection.post<Did>(path, { ...some, ...confirm }));
+  }
+
+  #keep(answer: Did): Did {
     this.migration = answer.migration;
     for (const key of answer.keys) this.#results.set(key.key, key);
     return answer;
@@ -200,6 +236,14 @@ function conclude(
 /** What stopped the command, and how the migration goes on: it was begun, and what was done of it stays. */
 const resumable = ({ code, message }: KeyslotError, id: string): KeyslotError =>
   new KeyslotError(code, `${message} The migration goes on with: keyslot migrate run ${id}.`);
+
+/** Where others have to agree: how they are asked. */
+function requestable(error: KeyslotError, id: string, keys: readonly string[]): KeyslotError {
+  if (error.code !== 'APPROVAL_REQUIRED') return error;
+  const input = JSON.stringify({ migration: id, keys: keys.slice(0, page_items), max: page_items });
+  const how = `keyslot approvals request destroy-copies --input '${input}' --reason …`;
+  return new KeyslotError(error.code, `${error.message} Ask for it with: ${how}.`);
+}
 
 /** Everything that the appliance knows of a migration and its keys. No secret is among it. */
 async function reportOf(

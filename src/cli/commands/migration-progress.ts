@@ -1,17 +1,21 @@
-/** How far a migration has come, on a terminal; nothing in a pipe, where nobody watches. */
+/** How far something has come, on a terminal; nothing in a pipe, where nobody watches. */
 export class ProgressBar implements Disposable {
   readonly #label: string;
   readonly #shown: boolean;
+  readonly #what: string;
 
-  constructor(label: string, wanted: boolean) {
+  constructor(label: string, wanted: boolean, what = 'keys') {
     this.#label = label;
+    this.#what = what;
     this.#shown = wanted && process.stderr.isTTY === true;
   }
 
   show(done: number, of: number): void {
     if (!this.#shown) return;
     const filled = of === 0 ? width : Math.round((Math.min(done, of) / of) * width);
-    process.stderr.write(`\r${this.#label} [${'#'.repeat(filled).padEnd(width, '.')}] ${done}/${of} keys`);
+    process.stderr.write(
+      `\r${this.#label} [${'#'.repeat(filled).padEnd(width, '.')}] ${done}/${of} ${this.#what}`,
+    );
   }
 
   [Symbol.dispose](): void {

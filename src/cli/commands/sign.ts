@@ -2,12 +2,13 @@ import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { encodeBase64 } from '../../foundation/base64.ts';
 import { KeyslotError } from '../../foundation/errors.ts';
+import type { ReceiptView } from '../../wire/audit.ts';
 import { Connection, configOf, type SharedOptions } from '../connection.ts';
 import { listing, misused, print, printJson, refused } from '../output.ts';
 import { fileText } from '../secret-input.ts';
 
 type MessageOptions = SharedOptions & { message?: string; messageFile?: string };
-type SignOptions = MessageOptions & { transaction?: string; transactionFile?: string };
+type SignOptions = MessageOptions & { transaction?: string; transactionFile?: string; raw?: boolean };
 
 export function addSign(program: Command, shared: (command: Command) => Command): void {
   const withMessage = (command: Command) =>
@@ -19,6 +20,7 @@ export function addSign(program: Command, shared: (command: Command) => Command)
   )
     .option('--transaction <base64>', 'a wire transaction')
     .option('--transaction-file <file>', 'a file with the base64 of a wire transaction; - for standard input')
+    .option('--raw', 'let a message pass that reads as a transaction; that takes the raw right')
     .action(sign);
   withMessage(
     shared(program.command('verify').description('check a signature of a message').argument('<key>')),
@@ -40,13 +42,19 @@ async function sign(key: string, options: SignOptions, command: Command): Promis
     options.transactionFile === undefined ? options.transaction : fileText(options.transactionFile).trim();
   const answer =
     transaction === undefined
-      ? await connection.post<Record<string, unknown>>(`${path}/sign-message`, {
+      ? await connection.post<Signed>(`${path}/sign-message`, {
           message: messageOf(options),
+          raw: options.raw,
         })
-      : await connection.post<Record<string, unknown>>(`${path}/sign-transaction`, { transaction });
-  if (options.json) printJson(answer);
-  else print(listing(answer));
+      : await connection.post<Signed>(`${path}/sign-transaction`, { transaction });
+  if (options.json) return printJson(answer);
+  const { receipt, ...signed } = answer;
+  print(
+    listing({ ...signed, receipt: `${receipt.node} ${receipt.seq} ${receipt.hash}`, proof: receipt.proof }),
+  );
 }
+
+type Signed = Readonly<Record<string, unknown>> & { readonly receipt: ReceiptView };
 
 async function verify(
   key: string,

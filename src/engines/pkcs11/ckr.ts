@@ -20,11 +20,19 @@ export function ckrClass(ckr: number): CkrClass {
   return classes.get(ckr) ?? 'transient';
 }
 
-/** A failure of the module as one of the table, said with the place it happened in; the rest passes through. */
-export function tokenError(thrown: unknown, place: string): unknown {
+/**
+ * A failure of the module as one of the table, said with the place it happened in; the rest passes through.
+ * `own` is what the code means on this device, where that is on record.
+ */
+export function tokenError(
+  thrown: unknown,
+  place: string,
+  own?: { readonly class: CkrClass; readonly meaning: string },
+): unknown {
   if (isKeyslotError(thrown) || !(thrown instanceof CkrError)) return thrown;
-  const { code, text } = answers[ckrClass(thrown.ckr)];
-  return new KeyslotError(pinCodes.get(thrown.ckr) ?? code, `${place}: ${text}`, {
+  const { code, text } = answers[own?.class ?? ckrClass(thrown.ckr)];
+  const said = own ? `${text}: ${own.meaning}` : text;
+  return new KeyslotError(pinCodes.get(thrown.ckr) ?? code, `${place}: ${said}`, {
     cause: thrown,
     ...(code === 'TOKEN_CAPACITY' ? { retryAfter_s: 30 } : {}),
   });

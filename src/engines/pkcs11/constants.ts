@@ -43,6 +43,7 @@ export const CKA_EC_PARAMS = 0x180;
 export const CKA_EC_POINT = 0x181;
 
 // §6.3, elliptic curves
+export const CKK_EC = 0x3;
 export const CKK_EC_EDWARDS = 0x40;
 export const CKM_EC_KEY_PAIR_GEN = 0x1040;
 export const CKM_EC_EDWARDS_KEY_PAIR_GEN = 0x1055;

@@ -6,10 +6,12 @@ import { KeyslotError } from '../../foundation/errors.ts';
  * The two ways to name the curve in CKA_EC_PARAMS (PKCS#11 v3.1 §6.3.3): the OID 1.3.101.112, which most
  * tokens take, and the PrintableString "edwards25519", which a YubiHSM insists on.
  */
-export const edwards25519Params: readonly Buffer[] = [
-  Buffer.from('06032b6570', 'hex'),
-  Buffer.from('130c656477617264733235353139', 'hex'),
-];
+export const edwards25519Forms = {
+  oid: Buffer.from('06032b6570', 'hex'),
+  'printable-string': Buffer.from('130c656477617264733235353139', 'hex'),
+} as const;
+
+export const edwards25519Params: readonly Buffer[] = Object.values(edwards25519Forms);
 
 /** The public point as an OCTET STRING: the form that every token accepts when an object is created. */
 export const ecPointOf = (publicKey: Uint8Array): Buffer =>

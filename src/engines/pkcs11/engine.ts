@@ -1,6 +1,7 @@
 import type { Engine, Slot } from '../../custody/engine.ts';
 import type { SlotId } from '../../custody/ids.ts';
 import type { Log } from '../../foundation/log.ts';
+import { Device } from './device.ts';
 import { Pkcs11Module } from './module.ts';
 import type { Pkcs11Settings } from './settings.ts';
 import { Pkcs11Slot } from './slot.ts';
@@ -12,10 +13,11 @@ export class Pkcs11Engine implements Engine {
   readonly #slot: Pkcs11Slot;
   #disposed = false;
 
-  /** Loads the module at once: MODULE_UNUSABLE. The token is looked for when the slot is asked. */
+  /** Reads the profile and loads the module: CONFIG_INVALID, MODULE_UNUSABLE. The token is looked for when asked. */
   constructor(id: SlotId, settings: Pkcs11Settings, log: Log) {
-    this.#module = Pkcs11Module.open(settings.module);
-    this.#slot = new Pkcs11Slot(id, settings, this.#module, log);
+    const device = Device.of(id, settings);
+    this.#module = Pkcs11Module.open(settings.module, settings.libraryParameters);
+    this.#slot = new Pkcs11Slot({ id, settings, device, module: this.#module, log });
   }
 
   async slots(): Promise<readonly Slot[]> {

@@ -4,7 +4,14 @@ import type { Log } from '../../foundation/log.ts';
 import { Pkcs11Engine } from './engine.ts';
 import type { Pkcs11Settings } from './settings.ts';
 
-export { inspectModule, type ModuleReport } from './inspect.ts';
+export {
+  type ExamineOptions,
+  examineToken,
+  type TokenExamination,
+  type Verdict,
+} from './examine.ts';
+export { fittingProfiles, inspectModule, type ModuleReport } from './inspect.ts';
+export { type Profile, profileForm, profileNames, readProfile } from './profile.ts';
 export { provisionToken } from './provision.ts';
 export { type Pkcs11Settings, pkcs11Settings } from './settings.ts';
 

@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import {
   CKF_PROTECTED_AUTHENTICATION_PATH,
   CKF_TOKEN_INITIALIZED,
@@ -10,12 +11,15 @@ import {
   CKM_EDDSA,
 } from './constants.ts';
 import { Pkcs11Module, type TokenView } from './module.ts';
-import type { Pkcs11Settings } from './settings.ts';
+import { profileNames, readProfile } from './profile.ts';
+import { defaultProfile, type Pkcs11Settings } from './settings.ts';
 
 /** What a module and its tokens say of themselves, without a login. */
 export interface ModuleReport {
   readonly module: string;
   readonly library: { description: string; manufacturer: string; version: string; cryptoki: string };
+  /** Device profiles that name this library, and the one for every token. */
+  readonly profiles: readonly string[];
   readonly tokens: readonly TokenReport[];
 }
 
@@ -45,13 +49,27 @@ export type PinState =
   | 'protected-authentication-path';
 
 /** Loads the module into this process and leaves it finalised. MODULE_UNUSABLE, TOKEN_UNAVAILABLE. */
-export function inspectModule(path: string): ModuleReport {
-  const module = Pkcs11Module.open(path);
+export function inspectModule(path: string, libraryParameters?: string): ModuleReport {
+  const module = Pkcs11Module.open(path, libraryParameters);
   try {
-    return { module: path, library: module.library, tokens: module.tokens().map(tokenReport) };
+    const { library } = module;
+    return {
+      module: path,
+      library,
+      profiles: fittingProfiles(path),
+      tokens: module.tokens().map(tokenReport),
+    };
   } finally {
     module.close();
   }
+}
+
+/** Profiles that name a library of this file name; the one for every token is always the last. */
+export function fittingProfiles(module: string): readonly string[] {
+  const named = profileNames.filter(name =>
+    readProfile(name).modules.some(path => basename(path) === basename(module)),
+  );
+  return [...named, defaultProfile];
 }
 
 function tokenReport(token: TokenView): TokenReport {

@@ -2,8 +2,8 @@ import type { Handle } from 'pkcs11js';
 import type { SlotId } from '../../custody/ids.ts';
 import { KeyslotError } from '../../foundation/errors.ts';
 import { limits } from '../../foundation/limits.ts';
-import { tokenError } from './ckr.ts';
 import { CkrError, type Cryptoki, type Template } from './cryptoki.ts';
+import type { Device } from './device.ts';
 import { closedError, type SessionPool, untilAborted } from './pool.ts';
 
 /**
@@ -13,6 +13,7 @@ import { closedError, type SessionPool, untilAborted } from './pool.ts';
 export class TokenLogin {
   readonly slot: SlotId;
   readonly cryptoki: Cryptoki;
+  readonly device: Device;
   readonly anchor: Handle;
   readonly pool: SessionPool;
   readonly #whenClosed: (settled: boolean) => void;
@@ -22,12 +23,14 @@ export class TokenLogin {
   constructor(options: {
     slot: SlotId;
     cryptoki: Cryptoki;
+    device: Device;
     anchor: Handle;
     pool: SessionPool;
     whenClosed(settled: boolean): void;
   }) {
     this.slot = options.slot;
     this.cryptoki = options.cryptoki;
+    this.device = options.device;
     this.anchor = options.anchor;
     this.pool = options.pool;
     this.#whenClosed = options.whenClosed;
@@ -43,7 +46,7 @@ export class TokenLogin {
     try {
       return work();
     } catch (thrown) {
-      throw tokenError(thrown, `Slot ${this.slot}`);
+      throw this.device.error(thrown, `Slot ${this.slot}`);
     }
   }
 

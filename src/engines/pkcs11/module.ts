@@ -15,6 +15,7 @@ export class Pkcs11Module {
   readonly path: string;
   readonly cryptoki: Cryptoki;
   readonly #module: graphene.Module;
+  readonly #parameters: string | undefined;
   #users = 0;
   #initialized = false;
   /** Serial numbers of tokens that a session of this process is logged in to. */
@@ -22,15 +23,22 @@ export class Pkcs11Module {
   /** Set for ever once a call into the module has not come back in time. */
   hung = false;
 
-  private constructor(path: string, module: graphene.Module) {
+  private constructor(path: string, module: graphene.Module, parameters: string | undefined) {
     this.path = path;
+    this.#parameters = parameters;
     this.#module = module;
     this.cryptoki = new Cryptoki(module.lib);
   }
 
-  /** Loads the library, and leaves it to the first question to initialise it. MODULE_UNUSABLE names the path. */
-  static open(path: string): Pkcs11Module {
-    const module = loaded.get(path) ?? Pkcs11Module.#load(path);
+  /**
+   * Loads the library, and leaves it to the first question to initialise it. MODULE_UNUSABLE names the path.
+   * `parameters` is what some libraries want to hear at C_Initialize; all slots of a library say the same.
+   */
+  static open(path: string, parameters?: string): Pkcs11Module {
+    const module = loaded.get(path) ?? Pkcs11Module.#load(path, parameters);
+    if (module.#parameters !== parameters) {
+      throw new KeyslotError('CONFIG_INVALID', `Slots of ${path} differ in libraryParameters.`);
+    }
     module.#users += 1;
     return module;
   }
@@ -75,10 +83,10 @@ export class Pkcs11Module {
     return true;
   }
 
-  static #load(path: string): Pkcs11Module {
+  static #load(path: string, parameters: string | undefined): Pkcs11Module {
     try {
       accessSync(path, fsConstants.R_OK);
-      const module = new Pkcs11Module(path, graphene.Module.load(path));
+      const module = new Pkcs11Module(path, graphene.Module.load(path), parameters);
       loaded.set(path, module);
       return module;
     } catch (cause) {
@@ -89,13 +97,22 @@ export class Pkcs11Module {
   #initialize(): void {
     if (this.#initialized) return;
     try {
-      this.#module.initialize({ flags: CKF_OS_LOCKING_OK });
+      this.#module.initialize(this.#arguments());
     } catch (cause) {
       throw new KeyslotError('MODULE_UNUSABLE', `The PKCS#11 module ${this.path} cannot be initialised.`, {
         cause,
       });
     }
     this.#initialized = true;
+  }
+
+  /** The addon drops the last character of libraryParameters: that is a space which nobody misses. */
+  #arguments(): { flags: number; libraryParameters?: string } {
+    const parameters = this.#parameters;
+    return {
+      flags: CKF_OS_LOCKING_OK,
+      ...(parameters === undefined ? {} : { libraryParameters: `${parameters} ` }),
+    };
   }
 
   #finalize(): void {

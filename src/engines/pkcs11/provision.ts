@@ -17,12 +17,13 @@ import { Pkcs11Module } from './module.ts';
  */
 export function provisionToken(options: {
   module: string;
+  libraryParameters?: string;
   label: string;
   soPin: Secret;
   userPin: Secret;
 }): boolean {
   const { label, soPin, userPin } = options;
-  const module = Pkcs11Module.open(options.module);
+  const module = Pkcs11Module.open(options.module, options.libraryParameters);
   try {
     const present = module.tokens().find(token => token.label === label);
     if (present) {

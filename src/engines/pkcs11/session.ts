@@ -22,42 +22,42 @@ import {
   CKA_EXTRACTABLE,
   CKA_ID,
   CKA_KEY_TYPE,
-  CKA_LABEL,
   CKA_LOCAL,
   CKA_NEVER_EXTRACTABLE,
   CKA_PRIVATE,
   CKA_SENSITIVE,
-  CKA_SIGN,
   CKA_TOKEN,
   CKA_VALUE,
-  CKA_VERIFY,
   CKK_EC_EDWARDS,
-  CKM_EC_EDWARDS_KEY_PAIR_GEN,
   CKO_PRIVATE_KEY,
   CKO_PUBLIC_KEY,
 } from './constants.ts';
-import { type AttributeValue, CkrError, template } from './cryptoki.ts';
+import { CkrError, template } from './cryptoki.ts';
+import type { Attributes, Device } from './device.ts';
 import { ecPointOf, edwards25519Params, publicKeyOfEcPoint } from './ec.ts';
 import type { TokenLogin } from './login.ts';
 import { Pkcs11Signer } from './signer.ts';
 
 /**
- * The keys inside a token that is logged in. They are found by CKA_ID, which holds the key id as text, as does
- * CKA_LABEL; exactly one private key may match.
+ * The keys inside a token that is logged in. CKA_LABEL holds the key id, and so does CKA_ID where the device
+ * takes text there; they are found by CKA_ID then, by CKA_LABEL elsewhere. Exactly one private key may match.
  */
-export class Pkcs11Session implements Session, Generates, Imports, Destroys {
+export class Pkcs11Session implements Session, Generates, Destroys {
   readonly slot: SlotId;
+  /** Not there, nor declared as a field, on a device that takes no private keys from outside. */
+  declare readonly import?: Imports['import'];
   readonly #login: TokenLogin;
+  readonly #device: Device;
 
   constructor(login: TokenLogin) {
     this.slot = login.slot;
     this.#login = login;
+    this.#device = login.device;
+    if (login.device.profile.keyPair.import) this.import = (key, seed) => this.#import(key, seed);
   }
 
   async *keys(): AsyncIterable<KeyInfo> {
-    const privates = this.#login.work(() =>
-      this.#login.find(template([CKA_CLASS, CKO_PRIVATE_KEY], edwards)),
-    );
+    const privates = this.#login.work(() => this.#edwardsKeys(CKO_PRIVATE_KEY));
     const points = this.#login.work(() => this.#publicPoints());
     for (const [at, handle] of privates.entries()) {
       // Thousands of keys are thousands of blocking reads: let others have their turn in between.
@@ -74,6 +74,7 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
       key: info,
       handle,
       cryptoki: this.#login.cryptoki,
+      device: this.#device,
       pool: this.#login.pool,
       refind: () => this.#refind(info),
     });
@@ -82,14 +83,6 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   /** Makes the pair inside the token: TOKEN, PRIVATE, SENSITIVE, not extractable, all of it read back. */
   async generate(key: KeyId): Promise<KeyInfo> {
     return this.#made(key, () => this.#generatePair(key));
-  }
-
-  async import(key: KeyId, seed: Secret): Promise<KeyInfo> {
-    if (seed.length !== seed_bytes) {
-      throw new KeyslotError('KEY_MATERIAL_INVALID', `A seed has 32 bytes, not ${seed.length}.`);
-    }
-    const publicKey = seed.use(publicKeyFromSeed);
-    return this.#made(key, () => this.#createPair(key, seed, publicKey), publicKey);
   }
 
   async destroy(key: KeyId): Promise<void> {
@@ -103,15 +96,23 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
     await this.#login.close();
   }
 
+  async #import(key: KeyId, seed: Secret): Promise<KeyInfo> {
+    if (seed.length !== seed_bytes) {
+      throw new KeyslotError('KEY_MATERIAL_INVALID', `A seed has 32 bytes, not ${seed.length}.`);
+    }
+    const publicKey = seed.use(publicKeyFromSeed);
+    return this.#made(key, () => this.#createPair(key, seed, publicKey), publicKey);
+  }
+
   #privateKey(key: KeyId): Handle {
-    const [handle, second] = this.#login.find(ofClass(CKO_PRIVATE_KEY, key));
+    const [handle, second] = this.#login.find(this.#ofClass(CKO_PRIVATE_KEY, key));
     if (handle === undefined) throw new KeyslotError('KEY_UNKNOWN', `Slot ${this.slot} holds no key ${key}.`);
     if (second) throw new KeyslotError('KEY_AMBIGUOUS', `Slot ${this.slot} holds several keys ${key}.`);
     return handle;
   }
 
   #refuseExisting(key: KeyId): void {
-    if (this.#login.find(template([CKA_ID, Buffer.from(key)])).length > 0) {
+    if (this.#login.find(template(this.#device.named(key))).length > 0) {
       throw new KeyslotError('KEY_EXISTS', `Slot ${this.slot} holds an object ${key} already.`);
     }
   }
@@ -119,49 +120,54 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   /** After a stale handle: the same key under a new handle, or nothing when it has gone or is another one. */
   #refind(info: KeyInfo): Handle | undefined {
     return this.#login.work(() => {
-      const [handle, second] = this.#login.find(ofClass(CKO_PRIVATE_KEY, info.id));
+      const [handle, second] = this.#login.find(this.#ofClass(CKO_PRIVATE_KEY, info.id));
       if (handle === undefined || second) return undefined;
       return Buffer.compare(this.#publicKey(info.id, handle), info.publicKey) === 0 ? handle : undefined;
     });
   }
 
   #generatePair(key: KeyId): void {
-    this.#firstAccepted(params =>
+    const names = this.#names(key);
+    this.#firstAccepted(this.#device.generations, ({ mechanism, params }) =>
       this.#login.cryptoki.generateKeyPair(
         this.#login.anchor,
-        CKM_EC_EDWARDS_KEY_PAIR_GEN,
-        template([CKA_EC_PARAMS, params], ...publicAttributes(key)),
-        template(...privateAttributes(key)),
+        mechanism,
+        template([CKA_EC_PARAMS, params], ...this.#device.publicAttributes, ...names),
+        template(...this.#device.privateAttributes, ...names),
       ),
     );
   }
 
   /** C_CreateObject for both halves; the copy of the seed that the addon reads is wiped behind it. */
   #createPair(key: KeyId, seed: Secret, publicKey: Uint8Array): void {
+    const names = this.#names(key);
+    const type = [CKA_KEY_TYPE, this.#device.keyTypes[0] ?? CKK_EC_EDWARDS] as const;
     const value = Buffer.alloc(seed_bytes);
     seed.use(bytes => value.set(bytes));
     try {
-      this.#firstAccepted(params =>
+      this.#firstAccepted(this.#device.curveForms, params =>
         this.#login.cryptoki.createObject(
           this.#login.anchor,
           template(
             [CKA_CLASS, CKO_PRIVATE_KEY],
-            edwards,
+            type,
             [CKA_EC_PARAMS, params],
             [CKA_VALUE, value],
-            ...privateAttributes(key),
+            ...this.#device.privateAttributes,
+            ...names,
           ),
         ),
       );
-      this.#firstAccepted(params =>
+      this.#firstAccepted(this.#device.curveForms, params =>
         this.#login.cryptoki.createObject(
           this.#login.anchor,
           template(
             [CKA_CLASS, CKO_PUBLIC_KEY],
-            edwards,
+            type,
             [CKA_EC_PARAMS, params],
             [CKA_EC_POINT, ecPointOf(publicKey)],
-            ...publicAttributes(key),
+            ...this.#device.publicAttributes,
+            ...names,
           ),
         ),
       );
@@ -170,20 +176,26 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
     }
   }
 
-  /** Tokens differ in how they want the curve named: the second form is tried when the first is not known. */
-  #firstAccepted<T>(attempt: (params: Buffer) => T): T {
-    const [first, second] = edwards25519Params;
-    if (first === undefined || second === undefined) throw new RangeError('Two forms of EC_PARAMS exist.');
-    try {
-      return attempt(first);
-    } catch (thrown) {
-      if (!(thrown instanceof CkrError) || !curveRefusals.has(thrown.ckr)) throw thrown;
-      return attempt(second);
+  #names(key: KeyId): Attributes {
+    return this.#device.names(key, id => this.#login.find(template([CKA_ID, id])).length > 0);
+  }
+
+  /** Tokens differ in how they want a pair made and its curve named: the next is tried when one is not known. */
+  #firstAccepted<C, T>(candidates: readonly C[], attempt: (candidate: C) => T): T {
+    for (const [at, candidate] of candidates.entries()) {
+      try {
+        return attempt(candidate);
+      } catch (thrown) {
+        const goOn = thrown instanceof CkrError && refusedForms.has(thrown.ckr) && at < candidates.length - 1;
+        if (!goOn) throw thrown;
+      }
     }
+    throw new RangeError('A profile names at least one form.');
   }
 
   /** A new key is there whole and proven, or not at all. Looking and making is one turn of the event loop. */
   async #made(key: KeyId, make: () => void, expected?: Uint8Array): Promise<KeyInfo> {
+    this.#device.refuseLongId(key);
     this.#login.work(() => this.#refuseExisting(key));
     try {
       this.#login.work(make);
@@ -224,24 +236,45 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   }
 
   #listed(handle: Handle, points: ReadonlyMap<string, PublicKeyBytes>): KeyInfo | undefined {
-    const id = this.#login.attribute(handle, CKA_ID)?.toString('latin1') ?? '';
+    const id = this.#nameOf(handle);
     return isId(id) ? this.#describe(id as KeyId, handle, points.get(id)) : undefined;
   }
 
   /** All public keys in one search, because a search costs as much as the token has objects. */
   #publicPoints(): ReadonlyMap<string, PublicKeyBytes> {
     const points = new Map<string, PublicKeyBytes>();
-    for (const handle of this.#login.find(template([CKA_CLASS, CKO_PUBLIC_KEY], edwards))) {
-      const id = this.#login.attribute(handle, CKA_ID)?.toString('latin1');
+    for (const handle of this.#edwardsKeys(CKO_PUBLIC_KEY)) {
+      const id = this.#nameOf(handle);
       const point = this.#login.attribute(handle, CKA_EC_POINT);
       if (id && point) points.set(id, publicKeyOfEcPoint(point));
     }
     return points;
   }
 
+  /** Keys of every type that the device gives such keys; under a type of other curves too, those of this one. */
+  #edwardsKeys(objectClass: number): readonly Handle[] {
+    return this.#device.keyTypes.flatMap(type => {
+      const found = this.#login.find(template([CKA_CLASS, objectClass], [CKA_KEY_TYPE, type]));
+      return type === CKK_EC_EDWARDS ? found : found.filter(handle => this.#isEdwards(handle));
+    });
+  }
+
+  #isEdwards(handle: Handle): boolean {
+    const params = this.#login.attribute(handle, CKA_EC_PARAMS);
+    return params !== undefined && edwards25519Params.some(form => form.equals(params));
+  }
+
+  #nameOf(handle: Handle): string {
+    return this.#login.attribute(handle, this.#device.nameType)?.toString('latin1') ?? '';
+  }
+
+  #ofClass(objectClass: number, key: KeyId) {
+    return template([CKA_CLASS, objectClass], this.#device.named(key));
+  }
+
   /** From the public object; some tokens keep none and show the point on the private key instead. */
   #publicKey(key: KeyId, privateHandle: Handle): PublicKeyBytes {
-    const [publicHandle] = this.#login.find(ofClass(CKO_PUBLIC_KEY, key));
+    const [publicHandle] = this.#login.find(this.#ofClass(CKO_PUBLIC_KEY, key));
     const point = this.#login.attribute(publicHandle ?? privateHandle, CKA_EC_POINT);
     if (point) return publicKeyOfEcPoint(point);
     throw new KeyslotError('TOKEN_UNSUITABLE', `Slot ${this.slot} shows no public key for ${key}.`);
@@ -263,36 +296,13 @@ export class Pkcs11Session implements Session, Generates, Imports, Destroys {
   /** Both halves, the private one first: a public object left alone harms nobody. */
   #removeAll(key: KeyId): void {
     for (const objectClass of [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]) {
-      for (const handle of this.#login.find(ofClass(objectClass, key))) {
+      for (const handle of this.#login.find(this.#ofClass(objectClass, key))) {
         this.#login.cryptoki.destroyObject(this.#login.anchor, handle);
       }
     }
   }
 }
 
-const edwards = [CKA_KEY_TYPE, CKK_EC_EDWARDS] as const;
-
-// CKR_CURVE_NOT_SUPPORTED, CKR_DOMAIN_PARAMS_INVALID, CKR_ATTRIBUTE_VALUE_INVALID
-const curveRefusals: ReadonlySet<number> = new Set([0x140, 0x130, 0x13]);
-
-const ofClass = (objectClass: number, key: KeyId) =>
-  template([CKA_CLASS, objectClass], [CKA_ID, Buffer.from(key)]);
-
-// The smallest templates that all known tokens take: a YubiHSM refuses every attribute beyond these.
-type Attributes = readonly (readonly [number, AttributeValue])[];
-
-const named = (key: KeyId): Attributes => [
-  [CKA_ID, Buffer.from(key)],
-  [CKA_LABEL, Buffer.from(key)],
-];
-
-const publicAttributes = (key: KeyId): Attributes => [[CKA_TOKEN, true], [CKA_VERIFY, true], ...named(key)];
-
-const privateAttributes = (key: KeyId): Attributes => [
-  [CKA_TOKEN, true],
-  [CKA_PRIVATE, true],
-  [CKA_SENSITIVE, true],
-  [CKA_EXTRACTABLE, false],
-  [CKA_SIGN, true],
-  ...named(key),
-];
+// CKR_CURVE_NOT_SUPPORTED, CKR_DOMAIN_PARAMS_INVALID, CKR_ATTRIBUTE_VALUE_INVALID, CKR_MECHANISM_INVALID,
+// CKR_MECHANISM_PARAM_INVALID
+const refusedForms: ReadonlySet<number> = new Set([0x140, 0x130, 0x13, 0x70, 0x71]);

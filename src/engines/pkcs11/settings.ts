@@ -1,6 +1,7 @@
 import { isAbsolute } from 'node:path';
 import { z } from 'zod';
 import type { CustodyLabel } from '../../custody/engine.ts';
+import { profileNames } from './profile.ts';
 
 /** What one `slots:` entry with `engine: pkcs11` says. Secrets are not here: the PIN is handed in at opening. */
 export const pkcs11Settings = z
@@ -9,6 +10,17 @@ export const pkcs11Settings = z
       .string()
       .refine(isAbsolute, 'must be an absolute path of a PKCS#11 library')
       .describe('Absolute path of the vendor library.'),
+    profile: z
+      .union([
+        z.enum(profileNames),
+        z
+          .string()
+          .refine(isAbsolute, `must be one of ${profileNames.join(', ')}, or an absolute path of a file`),
+      ])
+      .optional()
+      .describe(
+        'Device profile: a name of hsm-config, or the absolute path of one of your own; default generic.',
+      ),
     tokenLabel: z.string().min(1).max(32).optional().describe('CKA label of the token; must be unique.'),
     tokenSerial: z.string().min(1).max(16).optional().describe('Serial number of the token.'),
     mode: z
@@ -26,7 +38,7 @@ export const pkcs11Settings = z
     gcmIv: z
       .enum(['random', 'device'])
       .optional()
-      .describe('mode wrapped: who makes the IV of AES-GCM, default random; AWS CloudHSM wants device.'),
+      .describe('mode wrapped: who makes the IV of AES-GCM, default as in the profile.'),
     folder: z.string().min(1).optional().describe('mode wrapped: where the sealed seeds are.'),
     unwrapCache_ms: z
       .int()
@@ -38,12 +50,19 @@ export const pkcs11Settings = z
       .int()
       .min(1)
       .max(1024)
-      .default(8)
-      .describe('Sessions that sign at the same time; a slow token wants more, a fast one few.'),
+      .optional()
+      .describe(
+        'Sessions that sign at the same time, default as in the profile; a slow token wants more, a fast one few.',
+      ),
     sessionMode: z
       .enum(['read-only', 'read-write'])
-      .default('read-only')
-      .describe('How signing sessions are opened; AWS CloudHSM refuses read-only ones.'),
+      .optional()
+      .describe('How signing sessions are opened, default as in the profile.'),
+    libraryParameters: z
+      .string()
+      .regex(/^[\x20-\x7e]{1,4096}$/, 'must be visible ASCII characters')
+      .optional()
+      .describe('What C_Initialize is given for libraries that ask for it, such as NSS softoken.'),
     environment: z
       .record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string())
       .default({})
@@ -71,5 +90,8 @@ export const custodyOfMode: { readonly [M in Pkcs11Settings['mode']]: CustodyLab
 };
 
 export type GcmIvPolicy = NonNullable<Pkcs11Settings['gcmIv']>;
+
+/** What a slot has that names no profile. */
+export const defaultProfile = 'generic' satisfies (typeof profileNames)[number];
 
 export const defaultWrappingKey = 'keyslot-wrapping';

@@ -2,15 +2,16 @@ import type { Handle } from 'pkcs11js';
 import type { KeyInfo, Signer } from '../../custody/engine.ts';
 import { type Signature, signature } from '../../custody/ids.ts';
 import { refuseUnsignable } from '../../custody/signing.ts';
-import { ckrClass, tokenError } from './ckr.ts';
 import { CKM_EDDSA } from './constants.ts';
 import { CkrError, type Cryptoki } from './cryptoki.ts';
+import type { Device } from './device.ts';
 import { abortedError, type SessionPool, untilAborted } from './pool.ts';
 
 /** One key of a token with its handle cached: finding it again would cost a search of the whole token. */
 export class Pkcs11Signer implements Signer {
   readonly key: KeyInfo;
   readonly #cryptoki: Cryptoki;
+  readonly #device: Device;
   readonly #pool: SessionPool;
   readonly #refind: () => Handle | undefined;
   #handle: Handle;
@@ -19,18 +20,21 @@ export class Pkcs11Signer implements Signer {
     key: KeyInfo;
     handle: Handle;
     cryptoki: Cryptoki;
+    device: Device;
     pool: SessionPool;
     refind(): Handle | undefined;
   }) {
     this.key = options.key;
     this.#handle = options.handle;
     this.#cryptoki = options.cryptoki;
+    this.#device = options.device;
     this.#pool = options.pool;
     this.#refind = options.refind;
   }
 
   async sign(message: Uint8Array, signal?: AbortSignal): Promise<Signature> {
-    refuseUnsignable(message); // an empty one would leave a SoftHSM session in an active operation for ever
+    // An empty one would leave a SoftHSM session in an active operation for ever.
+    refuseUnsignable(message, this.#device.profile.message_bytes_max);
     if (signal?.aborted) throw abortedError();
     const copy = Buffer.alloc(message.length); // ours until the token is done with it, whatever the caller does
     copy.set(message);
@@ -42,13 +46,13 @@ export class Pkcs11Signer implements Signer {
     try {
       return signature(await this.#onSession(message, signal));
     } catch (thrown) {
-      if (!this.#repeatable(thrown)) throw tokenError(thrown, `Signing with ${this.key.id}`);
+      if (!this.#repeatable(thrown)) throw this.#device.error(thrown, `Signing with ${this.key.id}`);
     }
     // Ed25519 is deterministic: the same bytes signed again on a fresh session are the same signature.
     try {
       return signature(await this.#onSession(message, signal));
     } catch (thrown) {
-      throw tokenError(thrown, `Signing with ${this.key.id}`);
+      throw this.#device.error(thrown, `Signing with ${this.key.id}`);
     }
   }
 
@@ -59,7 +63,7 @@ export class Pkcs11Signer implements Signer {
   /** Once, when the session had ended, or when the handle was stale and the same key is found again. */
   #repeatable(thrown: unknown): boolean {
     if (!(thrown instanceof CkrError)) return false;
-    const kind = ckrClass(thrown.ckr);
+    const kind = this.#device.ckrClass(thrown.ckr);
     if (kind === 'session') return true;
     if (kind !== 'stale-handle') return false;
     const handle = this.#refind();

@@ -6,7 +6,7 @@ import { limits } from '../../foundation/limits.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { Secret } from '../../foundation/secret.ts';
 import { KeyFolder } from '../../sealing/key-folder.ts';
-import { isPinRefusal, tokenError } from './ckr.ts';
+import { isPinRefusal } from './ckr.ts';
 import {
   CKF_PROTECTED_AUTHENTICATION_PATH,
   CKF_RW_SESSION,
@@ -20,31 +20,41 @@ import {
   CKU_USER,
 } from './constants.ts';
 import { CkrError } from './cryptoki.ts';
+import type { Device } from './device.ts';
 import { TokenLogin } from './login.ts';
 import type { Pkcs11Module, TokenView } from './module.ts';
 import { abortedError, SessionPool } from './pool.ts';
 import { Pkcs11Session } from './session.ts';
-import { custodyOfMode, defaultWrappingKey, type Pkcs11Settings } from './settings.ts';
+import { custodyOfMode, defaultProfile, defaultWrappingKey, type Pkcs11Settings } from './settings.ts';
 import { WrappedSession } from './wrapped-session.ts';
 
 export class Pkcs11Slot implements Slot {
   readonly id: SlotId;
   readonly #settings: Pkcs11Settings;
+  readonly #device: Device;
   readonly #module: Pkcs11Module;
   readonly #log: Log;
   #login: TokenLogin | undefined;
   #session: Session | undefined;
 
-  constructor(id: SlotId, settings: Pkcs11Settings, module: Pkcs11Module, log: Log) {
-    this.id = id;
-    this.#settings = settings;
-    this.#module = module;
-    this.#log = log;
+  constructor(options: {
+    id: SlotId;
+    settings: Pkcs11Settings;
+    device: Device;
+    module: Pkcs11Module;
+    log: Log;
+  }) {
+    this.id = options.id;
+    this.#settings = options.settings;
+    this.#device = options.device;
+    this.#module = options.module;
+    this.#log = options.log;
   }
 
   async describe(): Promise<SlotDescription> {
     const token = this.#token();
     const { library } = this.#module;
+    const { attempts_max } = this.#device.profile.pin;
     return {
       id: this.id,
       engine: 'pkcs11',
@@ -57,19 +67,23 @@ export class Pkcs11Slot implements Slot {
         tokenSerial: token.serial,
         tokenModel: token.model,
         firmware: token.firmware,
+        profile: this.#settings.profile ?? defaultProfile,
+        sessions: this.#device.sessions,
         mode: this.#settings.mode,
         eddsa: offers(token, CKM_EDDSA),
         aesGcm: offers(token, CKM_AES_GCM),
         ...(this.#settings.mode === 'wrapped'
           ? { wrappingKey: this.#settings.wrappingKey ?? defaultWrappingKey }
           : {}),
+        ...(attempts_max === null ? {} : { pinAttempts_max: attempts_max }),
         pinCountLow: (token.flags & CKF_USER_PIN_COUNT_LOW) !== 0,
       },
     };
   }
 
   /**
-   * Logs in with one C_Login. The token's flags are read first, so that a PIN is never spent on its last try.
+   * Logs in with one C_Login. The form of the PIN and the token's flags are looked at first, so that no attempt
+   * is spent on a PIN that cannot be right, nor the last one.
    * One session a token: a second opening fails with SLOT_OPEN, because PKCS#11 would answer "already logged
    * in" without looking at the PIN. A token that cannot be reached is looked for once more after the module was
    * initialised anew; the PIN is not involved in that.
@@ -83,6 +97,7 @@ export class Pkcs11Slot implements Slot {
     const login = new TokenLogin({
       slot: this.id,
       cryptoki: this.#module.cryptoki,
+      device: this.#device,
       anchor,
       pool: this.#pool(token),
       whenClosed: settled => {
@@ -178,6 +193,7 @@ export class Pkcs11Slot implements Slot {
     const has = (flag: number) => (token.flags & flag) !== 0;
     const place = `Token "${token.label}"`;
     this.#refuseMechanisms(token, place);
+    this.#device.refuseMalformedPin(pin, place);
     if (has(CKF_PROTECTED_AUTHENTICATION_PATH)) {
       throw new KeyslotError(
         'TOKEN_UNSUITABLE',
@@ -231,7 +247,7 @@ export class Pkcs11Slot implements Slot {
     try {
       return this.#module.cryptoki.openSession(token.slotHandle, CKF_SERIAL_SESSION | CKF_RW_SESSION);
     } catch (thrown) {
-      throw tokenError(thrown, `Opening a session on token "${token.label}"`);
+      throw this.#device.error(thrown, `Opening a session on token "${token.label}"`);
     }
   }
 
@@ -250,13 +266,13 @@ export class Pkcs11Slot implements Slot {
     } catch (thrown) {
       cryptoki.closeSession(anchor);
       if (isPinRefusal(thrown)) this.#log.error({ slot: this.id, err: thrown }, 'the token refused the PIN');
-      throw tokenError(thrown, `Logging in to token "${token.label}"`);
+      throw this.#device.error(thrown, `Logging in to token "${token.label}"`);
     }
   }
 
   #pool(token: TokenView): SessionPool {
     const { cryptoki } = this.#module;
-    const { sessions, sessionMode } = this.#settings;
+    const { sessions, sessionMode } = this.#device;
     const mode = sessionMode === 'read-write' ? CKF_RW_SESSION : 0;
     return new SessionPool({
       size: sessions,

@@ -3,7 +3,6 @@ import type { Handle } from 'pkcs11js';
 import { seed_bytes } from '../../foundation/ed25519.ts';
 import { KeyslotError } from '../../foundation/errors.ts';
 import { Secret } from '../../foundation/secret.ts';
-import { ckrClass, tokenError } from './ckr.ts';
 import { CkrError, gcmIv_bytes, gcmTag_bytes, UnsealError } from './cryptoki.ts';
 import type { TokenLogin } from './login.ts';
 import { abortedError, untilAborted } from './pool.ts';
@@ -75,7 +74,7 @@ export class TokenSealer {
       return await this.#twice(session => this.#decrypt(session, this.#key.handle, sealed, aad), signal);
     } catch (thrown) {
       if (!(thrown instanceof UnsealError)) throw thrown;
-      if (!thrown.certain && !(await this.#opensProbe())) throw tokenError(thrown, what);
+      if (!thrown.certain && !(await this.#opensProbe())) throw this.#login.device.error(thrown, what);
       const detail = `${what} does not open with key "${this.keyName}" of the token of slot ${this.#login.slot}.`;
       throw new KeyslotError('KEY_FILE_TAMPERED', detail, { cause: thrown });
     }
@@ -128,7 +127,7 @@ export class TokenSealer {
 
   async #repeatable(thrown: unknown): Promise<boolean> {
     if (!(thrown instanceof CkrError)) return false;
-    const kind = ckrClass(thrown.ckr);
+    const kind = this.#login.device.ckrClass(thrown.ckr);
     if (kind !== 'stale-handle') return kind === 'session';
     const found = this.#key.lookUp();
     if (!found) return false;
@@ -142,10 +141,10 @@ export class TokenSealer {
   /** An `UnsealError` stays what it is: what it means is found out by whoever knows the file. */
   #told(thrown: unknown): unknown {
     if (thrown instanceof UnsealError) return thrown;
-    if (thrown instanceof CkrError && ckrClass(thrown.ckr) === 'stale-handle') {
+    if (thrown instanceof CkrError && this.#login.device.ckrClass(thrown.ckr) === 'stale-handle') {
       return this.#unsuitable(`no longer holds the key "${this.keyName}"`);
     }
-    return tokenError(thrown, `Slot ${this.#login.slot}`);
+    return this.#login.device.error(thrown, `Slot ${this.#login.slot}`);
   }
 
   /** Whether the key opens what was sealed when the slot was opened: then it is the same, and the token works. */

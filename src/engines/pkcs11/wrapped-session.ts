@@ -29,7 +29,7 @@ export class WrappedSession extends SealedSession {
   ): Promise<WrappedSession> {
     const sealedKeys = (await folder.list()).filter(name => name.endsWith(keyslotSuffix)).length;
     const key = WrappingKey.open(login, settings.wrappingKey ?? defaultWrappingKey, sealedKeys);
-    const form = new WrappedForm(login.slot, await TokenSealer.open(login, key, settings.gcmIv ?? 'random'));
+    const form = new WrappedForm(login.slot, await TokenSealer.open(login, key, login.device.gcmIv));
     const setting = {
       slot: login.slot,
       folder,

@@ -77,9 +77,10 @@ export class WrappingKey {
 }
 
 function findOne(login: TokenLogin, name: string): Handle | undefined {
-  const byLabel = login.find(template([CKA_CLASS, CKO_SECRET_KEY], [CKA_LABEL, Buffer.from(name)]));
-  const byId = login.find(template([CKA_CLASS, CKO_SECRET_KEY], [CKA_ID, Buffer.from(name)]));
-  const found = new Map([...byLabel, ...byId].map(handle => [handle.toString('hex'), handle]));
+  const under = (type: number) =>
+    login.find(template([CKA_CLASS, CKO_SECRET_KEY], [type, Buffer.from(name)]));
+  const types = new Set([CKA_LABEL, login.device.nameType]);
+  const found = new Map([...types].flatMap(under).map(handle => [handle.toString('hex'), handle]));
   if (found.size > 1) {
     throw new KeyslotError('KEY_AMBIGUOUS', `The token of slot ${login.slot} holds several keys "${name}".`);
   }
@@ -89,7 +90,15 @@ function findOne(login: TokenLogin, name: string): Handle | undefined {
 /** What came of it is looked at, and removed again when it is not what was asked for: nothing is sealed yet. */
 function make(login: TokenLogin, name: string): Handle {
   const { cryptoki, anchor } = login;
-  const handle = login.work(() => cryptoki.generateKey(anchor, CKM_AES_KEY_GEN, wrappingTemplate(name)));
+  if (!login.device.takesLabel(name)) {
+    throw new KeyslotError(
+      'CONFIG_INVALID',
+      `Slot ${login.slot}: the device takes no label "${name}": wrappingKey.`,
+    );
+  }
+  const handle = login.work(() =>
+    cryptoki.generateKey(anchor, CKM_AES_KEY_GEN, wrappingTemplate(login, name)),
+  );
   try {
     login.work(() => {
       findOne(login, name); // another process may have made one at the same time
@@ -119,15 +128,11 @@ const mayNot = [
   ['DERIVE', CKA_DERIVE],
 ] as const;
 
-const wrappingTemplate = (name: string) =>
+const wrappingTemplate = (login: TokenLogin, name: string) =>
   template(
-    [CKA_LABEL, Buffer.from(name)],
-    [CKA_ID, Buffer.from(name)],
+    ...login.device.names(name, id => login.find(template([CKA_ID, id])).length > 0),
     [CKA_VALUE_LEN, aesKey_bytes],
-    [CKA_EXTRACTABLE, false],
-    ...mustBe.map(([, type]) => [type, true] as const),
-    // Not DERIVE, which AWS CloudHSM does not take and which is false everywhere unless it is asked for.
-    ...mayNot.filter(([, type]) => type !== CKA_DERIVE).map(([, type]) => [type, false] as const),
+    ...login.device.wrappingAttributes,
   );
 
 const aesKey_bytes = 32;

@@ -13,6 +13,7 @@ import {
   CKU_USER,
 } from '../../../src/engines/pkcs11/constants.ts';
 import { Cryptoki } from '../../../src/engines/pkcs11/cryptoki.ts';
+import { Device } from '../../../src/engines/pkcs11/device.ts';
 import { pkcs11Settings } from '../../../src/engines/pkcs11/index.ts';
 import { TokenLogin } from '../../../src/engines/pkcs11/login.ts';
 import { SessionPool } from '../../../src/engines/pkcs11/pool.ts';
@@ -62,14 +63,22 @@ async function openBent(
     open: () => cryptoki.openSession(Buffer.from(slot.handle), CKF_SERIAL_SESSION),
     discard: session => cryptoki.closeSession(session),
   });
-  const login = new TokenLogin({ slot: slotId('main'), cryptoki, anchor, pool, whenClosed: () => undefined });
+  const parsed = pkcs11Settings.parse({
+    module: token.module,
+    tokenLabel: token.label,
+    mode: 'wrapped',
+    ...settings,
+  });
+  const login = new TokenLogin({
+    slot: slotId('main'),
+    cryptoki,
+    device: Device.of(slotId('main'), parsed),
+    anchor,
+    pool,
+    whenClosed: () => undefined,
+  });
   try {
-    return await WrappedSession.open(
-      login,
-      await KeyFolder.open(folder),
-      pkcs11Settings.parse({ module: token.module, tokenLabel: token.label, mode: 'wrapped', ...settings }),
-      silentLog,
-    );
+    return await WrappedSession.open(login, await KeyFolder.open(folder), parsed, silentLog);
   } catch (error) {
     await login.close();
     throw error;
