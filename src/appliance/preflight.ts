@@ -3,6 +3,7 @@ import { connect } from 'node:net';
 import { z } from 'zod';
 import { type CloudHsmCluster, CloudHsmDirectory } from '../engines/pkcs11/cloudhsm.ts';
 import { isKeyslotError } from '../foundation/errors.ts';
+import type { Log } from '../foundation/log.ts';
 
 /**
  * What is asked about an AWS CloudHSM cluster before it is relied on, and now and then afterwards. Nothing of it is
@@ -72,14 +73,16 @@ export async function preflight(options: PreflightOptions): Promise<Preflight> {
  */
 export class PreflightHealth {
   readonly #options: PreflightOptions;
+  readonly #log: Log;
   readonly #cache_ms: number;
   readonly #now: () => number;
   #last: Preflight | undefined;
   #asked_ms = Number.NEGATIVE_INFINITY;
   #asking: Promise<void> | undefined;
 
-  constructor(options: PreflightOptions, cache_ms = cache_ms_min) {
+  constructor(options: PreflightOptions, log: Log, cache_ms = cache_ms_min) {
     this.#options = options;
+    this.#log = log;
     this.#cache_ms = Math.max(cache_ms, cache_ms_min);
     this.#now = options.now ?? Date.now;
   }
@@ -103,8 +106,9 @@ export class PreflightHealth {
         found => {
           this.#last = found;
         },
-        () => {
-          this.#last = neverAsked(this.#options.cluster, this.#now()); // a defect: it says nothing of the cluster
+        (err: unknown) => {
+          this.#log.error({ err }, 'the preflight of CloudHSM broke; it says nothing of the cluster');
+          this.#last = neverAsked(this.#options.cluster, this.#now());
         },
       )
       .finally(() => {

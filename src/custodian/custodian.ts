@@ -162,7 +162,8 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   async #changed<N extends OperationName>(job: Job<N>): Promise<Reply<N>> {
     const { recorder, log } = this.#parts;
     const approvedBy = await this.#refusing(job, async () => this.#approved(job));
-    const about = aboutJob(job);
+    const { slot, ...rest } = aboutJob(job);
+    const about = { ...rest, ...this.#parts.door.existing({ slot }) };
     const intent = await recorder.intent({
       ...about,
       ...(approvedBy.length > 0 ? { approvals: approvedBy } : {}),
@@ -202,7 +203,11 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     error: KeyslotError,
   ): Promise<never> {
     if (error.entry.status < 500 || traceOf[job.name] !== 'read') {
-      await this.#parts.recorder.refusal(error, aboutJob(job));
+      const { key, slot, detail, ...rest } = aboutJob(job);
+      // What a stranger or a reader names need not exist, and may be a secret in the wrong place.
+      const said = job.identity && traceOf[job.name] !== 'read' && detail ? { detail } : {};
+      const existing = this.#parts.door.existing({ key, slot });
+      await this.#parts.recorder.refusal(error, { ...rest, ...existing, ...said });
     }
     throw error;
   }

@@ -1,4 +1,4 @@
-import { type KeyId, keyId, type SlotId, slotId } from '../custody/ids.ts';
+import { isId, type KeyId, keyId, type SlotId, slotId } from '../custody/ids.ts';
 import { KeyslotError } from '../foundation/errors.ts';
 import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
 import type { Migration } from '../store/migrations-journal.ts';
@@ -35,6 +35,17 @@ export class Door {
     if (keeper.access === 'session' || mayRead(identity, { slot: keeper.id })) return true;
     // Who has a grant of one of its keys knows where that key is.
     return this.#registry.ofSlot(keeper.id).some(record => mayRead(identity, targetOf(record)));
+  }
+
+  /** Of the key and the slot that somebody named, those that there are: anything else may be a misplaced secret. */
+  existing({ key = '', slot = '' }: { key?: string | undefined; slot?: string | undefined }): {
+    key?: string;
+    slot?: string;
+  } {
+    return {
+      ...(isId(key) && this.#registry.get(keyId(key)) ? { key } : {}),
+      ...(isId(slot) && this.keepers.has(slotId(slot)) ? { slot } : {}),
+    };
   }
 
   /** SLOT_UNKNOWN. */

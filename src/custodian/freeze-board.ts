@@ -41,7 +41,7 @@ export class FreezeBoard implements Disposable {
     const what = freeze.scope === 'appliance' ? 'The appliance' : `The ${freeze.scope} ${freeze.target}`;
     throw new KeyslotError(
       'FROZEN',
-      `${what} was frozen by ${freeze.by} at ${freeze.since}: ${freeze.reason}`,
+      `${what} was frozen by ${freeze.by} at ${freeze.since}: "${freeze.reason}".`,
     );
   }
 

@@ -1,5 +1,6 @@
 import type { AuditLog } from '../audit/audit-log.ts';
 import type { AuditEntry, Receipt } from '../audit/record.ts';
+import { isId } from '../custody/ids.ts';
 import type { Clock } from '../foundation/clock.ts';
 import { isKeyslotError, type KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
@@ -202,16 +203,20 @@ export function subjectOf(input: Readonly<Record<string, unknown>>): Omit<AuditE
   const detail: Record<string, string | number | boolean> = {};
   for (const name of described) {
     const value = input[name];
-    if (typeof value === 'string') detail[name] = value.slice(0, 200);
+    if (typeof value === 'string')
+      detail[name] = ids.includes(name) && !isId(value) ? '?' : value.slice(0, 200);
     else if (typeof value === 'number' || typeof value === 'boolean') detail[name] = value;
     else if (Array.isArray(value)) detail[name] = value.map(String).join(',').slice(0, 200);
   }
   return {
-    ...(typeof input.key === 'string' ? { key: input.key.slice(0, 63) } : {}),
-    ...(typeof input.slot === 'string' ? { slot: input.slot.slice(0, 63) } : {}),
+    ...(typeof input.key === 'string' && isId(input.key) ? { key: input.key } : {}),
+    ...(typeof input.slot === 'string' && isId(input.slot) ? { slot: input.slot } : {}),
     ...(Object.keys(detail).length > 0 ? { detail } : {}),
   };
 }
+
+/** Names of things, in whose place a token is easily pasted: what cannot be one is not written down. */
+const ids: readonly string[] = ['policy', 'migration', 'token', 'approval'];
 
 const described = [
   'from',

@@ -160,7 +160,7 @@ async function tried(given: {
     const left = first.leftovers.length - first.cleaned.length;
     if (left === 0 || options.json || !process.stdin.isTTY || !process.stderr.isTTY) return first;
     progress[Symbol.dispose]();
-    const question = `${left} keys of earlier examinations are in the token. Type "remove" to remove them: `;
+    const question = `Keys of earlier examinations in the token: ${left}. Type "remove" to remove them: `;
     return (await confirmed(question, 'remove')) ? await once(true) : first;
   } finally {
     process.off('SIGINT', callOff);
