@@ -12,20 +12,30 @@ export class WitnessTrail {
   /** Those of records that were pruned: nothing is left to hold against them. */
   passed = 0;
 
-  /** Throws TamperFound for a note that is not signed with one of the keys, if there are any. */
+  /**
+   * Throws TamperFound for a note that is not signed with one of the keys, if there are any; but for those of before
+   * the log had its key, which vouch for nothing.
+   */
   async load(notes: readonly string[], reader: NoteReader): Promise<void> {
     const read = await Promise.all(
       notes.map(async (text, at) => {
         const place = { file: 'witness', line: at + 1 };
         const { note, signed } = await reader.read(text, place);
-        if (reader.hasKeys && !signed) {
-          const what = 'the checkpoint of the witness is not signed';
-          throw new TamperFound({ class: 'bad-signature', ...place, what });
-        }
-        return { checkpoint: note.checkpoint, place };
+        return { checkpoint: note.checkpoint, place, signed };
       }),
     );
-    this.#notes = read.sort((one, other) => one.checkpoint.size - other.checkpoint.size);
+    read.sort((one, other) => one.checkpoint.size - other.checkpoint.size);
+    if (!reader.hasKeys) {
+      this.#notes = read;
+      return;
+    }
+    const first = read.findIndex(note => note.signed);
+    const unsigned = first < 0 ? read[0] : read.slice(first).find(note => !note.signed);
+    if (unsigned) {
+      const what = 'the checkpoint of the witness is not signed';
+      throw new TamperFound({ class: 'bad-signature', ...unsigned.place, what });
+    }
+    this.#notes = first < 0 ? [] : read.slice(first);
   }
 
   passTo(first: number): void {

@@ -70,8 +70,13 @@ export class SigningDesk {
   async decide(decoded: Decoded, asking: Asking): Promise<Decision> {
     const { book, freezes, ledger, clock } = this.#world;
     const { record, identity, call } = asking;
-    const policies = book.of(record);
-    const facts = await this.facts(decoded, policies, call.signal);
+    let policies = book.of(record);
+    let facts = await this.facts(decoded, policies, call.signal);
+    // A policy that was changed while a node was asked for lookup tables holds already.
+    for (let now = book.of(record); !isSame(now, policies); now = book.of(record)) {
+      policies = now;
+      facts = await this.facts(decoded, policies, call.signal);
+    }
     // From here on nothing is awaited: what is judged is what is charged.
     freezes.refuse(record.id, record.slot);
     const at = clock.utc();
@@ -174,6 +179,9 @@ export class SigningDesk {
     return error;
   }
 }
+
+const isSame = (some: readonly CompiledPolicy[], others: readonly CompiledPolicy[]): boolean =>
+  some.length === others.length && some.every((policy, at) => policy === others[at]);
 
 /** What the pipeline needs of it. */
 export type Desk = Pick<SigningDesk, 'refusing' | 'once' | 'decide' | 'intend' | 'release' | 'giveUp'>;

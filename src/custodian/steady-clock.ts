@@ -14,14 +14,11 @@ export class SteadyClock implements Clock {
   #monotonic_ms: number;
   #stepped = false;
 
-  /** `notBefore`: a time that has passed already, as the newest record of the audit log says. */
-  constructor(clock: Clock, log: Log, notBefore?: Date) {
+  constructor(clock: Clock, log: Log) {
     this.#clock = clock;
     this.#log = log;
-    const utc_ms = clock.utc().getTime();
-    this.#utc_ms = Math.max(utc_ms, notBefore?.getTime() ?? 0);
+    this.#utc_ms = clock.utc().getTime();
     this.#monotonic_ms = clock.monotonic_ms();
-    if (this.#utc_ms - utc_ms > step_ms) this.#say(utc_ms - this.#utc_ms);
   }
 
   monotonic_ms(): number {

@@ -10,6 +10,7 @@ import {
   type PreflightOptions,
   preflight,
 } from '../../src/appliance/preflight.ts';
+import { silentLog } from '../../src/foundation/log.ts';
 import { CloudHsmServer, type HsmAnswer } from './cloudhsm-server.ts';
 
 /** The preflight of a CloudHSM cluster: the real SDK against a server that speaks its protocol, real sockets. */
@@ -70,7 +71,7 @@ beforeAll(async () => {
     endpoint: aws.endpoint,
     libraryConfig,
     ports: [(hsm.address() as AddressInfo).port],
-    timeout_ms: 500,
+    timeout_ms: 10_000,
     now: () => now_ms,
   };
 });
@@ -177,7 +178,7 @@ describe('the preflight', () => {
       { error: 'ServiceUnavailable', status: 503 },
     ] as const) {
       aws.fault = fault;
-      const found = await preflight(options);
+      const found = await preflight({ ...options, timeout_ms: fault === 'silence' ? 200 : 10_000 });
       expect(found.outcome, JSON.stringify(fault)).toBe('unknown');
       expect(new Set(found.checks.map(({ outcome }) => outcome))).toEqual(new Set(['unknown']));
       for (const check of found.checks) expect(check.remedy).toBeTypeOf('string');
@@ -197,7 +198,7 @@ describe('the preflight', () => {
 describe('health', () => {
   it('is unknown at first, does not wait for AWS, and asks once in its time', async () => {
     let time_ms = now_ms;
-    const health = new PreflightHealth({ ...options, now: () => time_ms }, 1);
+    const health = new PreflightHealth({ ...options, now: () => time_ms }, silentLog, 1);
     const before = aws.requests;
     expect(health.current()).toMatchObject({ outcome: 'unknown', checks: [] });
     expect(health.current().outcome).toBe('unknown');

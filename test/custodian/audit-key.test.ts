@@ -81,3 +81,28 @@ it('serves nobody: its slot takes no other key, and it signs for no caller', asy
   expect(await refusal(move)).toBe('PERMISSION_DENIED');
   expect(audit.asked).not.toContain('wallet');
 });
+
+it('that comes later than the log is enough: what a witness saw before it vouches for nothing and harms nothing', async () => {
+  await using place = await Device.make('main');
+  await using keyPlace = await Device.make('audit');
+  const slots = [place, keyPlace].map(({ slot }) => ({ slot, source: () => pinText }));
+  await using young = await Lab.start(...slots);
+  const witness = join(young.folder, 'witness.jsonl');
+  for (const more of [{}, { key }]) {
+    young.settings = { audit: { ...more, witnesses: [{ file: witness }] } };
+    await young.restart();
+    await young.custodian.openUnattended();
+    await young.custodian.audit.checkpoint();
+  }
+  const { output } = await young.ask('auditor', 'audit-status', {});
+  const publicKey = decodeBase58(output.publicKey ?? '') ?? new Uint8Array();
+  await young.custodian[Symbol.asyncDispose]();
+  const notes = readFileSync(witness, 'utf8')
+    .trim()
+    .split('\n')
+    .map(line => (JSON.parse(line) as { note: string }).note);
+  const verify = (witnessed: readonly string[]) =>
+    verifyAuditLog({ files: folderFiles(young.auditFolder), publicKeys: [publicKey], witnessed });
+  expect(await verify(notes)).toMatchObject({ ok: true, tamperEvidence: 'witnessed' });
+  expect(await verify(notes.slice(0, 1))).toMatchObject({ ok: false, finding: { class: 'bad-signature' } });
+});

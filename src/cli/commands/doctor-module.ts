@@ -84,7 +84,8 @@ async function judged(given: {
   const found: { examination?: TokenExamination; problems: Problem[] } = {
     problems: [...pinProblems[token.pin]],
   };
-  if (options.pinFile !== undefined) {
+  // Where the PIN cannot be presented, the reason is among the problems already.
+  if (options.pinFile !== undefined && (token.pin === 'set' || token.pin === 'count-low')) {
     try {
       if (!alone)
         throw new KeyslotError('TOKEN_AMBIGUOUS', 'Several tokens match: name one with --token or --serial.');

@@ -1,0 +1,31 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { threats } from './threats.ts';
+
+const tests = join(import.meta.dirname, '..');
+
+/** Whether the source has a test of this name, in whichever quotes. */
+const has = (source: string, name: string): boolean =>
+  [`'${name}'`, `"${name}"`, `\`${name}\``].some(quoted => {
+    const at = source.indexOf(`${quoted},`);
+    return at >= 0 && /(\b(it|test)|\))\(\s*$/.test(source.slice(0, at));
+  });
+
+it.each(threats.map(threat => [threat.row, threat.tries, threat] as const))(
+  'the threat %s, %s, has its tests, and they are there',
+  (_row, _tries, { proof }) => {
+    expect(proof.length).toBeGreaterThan(0);
+    for (const { file, test } of proof) {
+      expect(has(readFileSync(join(tests, file), 'utf8'), test), `${file}: ${test}`).toBe(true);
+    }
+  },
+);
+
+it('every row of the table that speaks of the appliance is here, once', () => {
+  const rows = threats.map(({ row }) => row);
+  expect(new Set(rows).size).toBe(rows.length);
+  expect(rows.filter(row => typeof row === 'number')).toEqual([
+    9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 27, 28, 29,
+  ]);
+});

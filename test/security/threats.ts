@@ -1,0 +1,297 @@
+/** A row of the threat table: what somebody tries, and the tests that show that it fails. */
+export interface Threat {
+  /** As the table has them. */
+  readonly row: number | string;
+  readonly attacker: string;
+  readonly tries: string;
+  readonly proof: readonly Proof[];
+}
+
+export interface Proof {
+  /** Below `test/`. */
+  readonly file: string;
+  /** As it stands in the source: where a test has parameters, with their places. */
+  readonly test: string;
+}
+
+const of = (file: string, ...tests: readonly string[]): readonly Proof[] =>
+  tests.map(test => ({ file, test }));
+
+export const threats: readonly Threat[] = [
+  {
+    row: 9,
+    attacker: 'an API client without the right',
+    tries: 'to use the key of somebody else',
+    proof: [
+      ...of(
+        'custodian/permissions.test.ts',
+        'says of %s who is let in, whatever the state of the slot',
+        'do not exist for %s, whatever the state of the slot',
+        'for what %s takes is enough, and all the others are not',
+      ),
+    ],
+  },
+  {
+    row: 10,
+    attacker: 'whoever captured a request',
+    tries: 'to replay it',
+    proof: of(
+      'security/replay.test.ts',
+      'a thousand times is signed, recorded and charged once, and answered with the same bytes',
+      'a hundred times at once is signed once',
+      'by whoever waited for a restart gets the bytes of before',
+      'is good for one request: another body, key or operation is IDEMPOTENCY_CONFLICT, after a restart too',
+      'is its identity’s own: another one asks for a signature of its own',
+    ),
+  },
+  {
+    row: 11,
+    attacker: 'whoever guesses PINs',
+    tries: 'to find the PIN, or to lock the token',
+    proof: [
+      ...of(
+        'security/pins.test.ts',
+        'for an open slot cost the token no attempt, however slowly they come',
+        'in a row are answered once, then slowed down: the right one among them does not get in',
+        'for a locked slot, by several people, %s, cost the token one attempt at the most',
+        'over ten starts cost the token one attempt at the most',
+        'for sessions of a locked slot are no attempts at all',
+      ),
+      ...of(
+        'custodian/soft-hsm.test.ts',
+        'loses no attempt to a hundred wrong PINs of callers and operators, and the slot still signs',
+      ),
+    ],
+  },
+  {
+    row: 12,
+    attacker: 'whoever reads logs and answers',
+    tries: 'to find secrets in them',
+    proof: [
+      ...of(
+        'security/canaries.test.ts',
+        'none of them is found in anything that the appliance said, logged or stored',
+      ),
+      ...of('foundation/secret.test.ts', 'says [secret] and nothing else of itself %s'),
+    ],
+  },
+  {
+    row: 13,
+    attacker: 'crafted input',
+    tries: 'to crash by malformed transactions',
+    proof: [
+      ...of(
+        'solana/transaction-refusals.test.ts',
+        'never ends in anything but an error of the table with a 4xx status',
+      ),
+      ...of(
+        'e2e/bad-input.test.ts',
+        '${malformed_count} malformed transactions and ${nasties_count} malformed requests: no 5xx, no growth',
+      ),
+    ],
+  },
+  {
+    row: 14,
+    attacker: 'crafted input',
+    tries: 'to have a transaction signed as a message',
+    proof: [
+      ...of(
+        'security/transaction-as-message.test.ts',
+        'is never signed, by no route that takes messages',
+        'of a grant is not enough where the policy does not say raw',
+        'of a policy is not enough without the grant, and neither is meant unless it is said',
+      ),
+      ...of(
+        'gateway/vault-transit.test.ts',
+        'is never a signature of what sign-message calls a transaction, unless sign-transaction signs it too',
+      ),
+    ],
+  },
+  {
+    row: 15,
+    attacker: 'crafted input',
+    tries: 'to pollute prototypes, to smuggle requests, to exhaust the listener',
+    proof: [
+      ...of('wire/http.test.ts', 'cannot pass a field in by its prototype'),
+      ...of('wire/frames.test.ts', 'leaves the prototype of a head alone'),
+      ...of(
+        'e2e/bad-input.test.ts',
+        'two ideas of where a body ends are refused, and nothing behind them is answered',
+        'many slow half requests do not keep others from being served',
+      ),
+    ],
+  },
+  {
+    row: 16,
+    attacker: 'whoever names paths',
+    tries: 'to get out of the folder of keys',
+    proof: [
+      ...of(
+        'security/paths.test.ts',
+        'an id that is a path names no key and no slot, in no operation, and nothing appears in the folder',
+      ),
+      ...of(
+        'sealing/key-folder.test.ts',
+        'is refused with mode %s, and not mended',
+        'is refused behind a symbolic link, also one that leads nowhere',
+        'is refused: %s; the other keys go on working',
+      ),
+    ],
+  },
+  {
+    row: 17,
+    attacker: 'an insider who writes files',
+    tries: 'to swap or roll back key files',
+    proof: [
+      ...of(
+        'engines/file-engine-suite.ts',
+        'swapped files sign nothing (%s)',
+        'an older key under the same id signs nothing (%s)',
+      ),
+      ...of(
+        'custodian/slot-keeper.test.ts',
+        'report another key under a known id, and nothing is signed with it',
+      ),
+    ],
+  },
+  {
+    row: 18,
+    attacker: 'an insider who operates',
+    tries: 'to take out or destroy a key alone',
+    proof: of(
+      'security/dual-control.test.ts',
+      'gets nothing without an approval, with one that does not exist, or with an own one',
+      'gets nothing at all where the configuration does not let keys leave, which is the default',
+      'gets nothing with the approval of one of two, however often that one approves',
+      'lets exactly what was approved be done, once, and the log names who approved',
+      'is good for no other key, operation or person',
+      'is taken by one of a hundred calls at once',
+      'does not count of whoever approved something else than they read',
+      'is over when somebody rejects it, also after both have approved',
+      'loses the vote of an approver who was removed meanwhile',
+    ),
+  },
+  {
+    row: 19,
+    attacker: 'an insider who writes the log',
+    tries: 'to edit, delete, reorder or cut off what it says',
+    proof: [
+      ...of(
+        'audit/verify.test.ts',
+        'a byte of a segment',
+        'a field, with chain, headers and roots made again, which takes no key',
+        'a line, a block of lines, or a segment is deleted',
+        'lines or segments change places',
+        'the end is cut off, and the checkpoints are left',
+        'everything is put back to an earlier state, which only the witness can tell',
+        'two machines went on from one snapshot, and their lines are joined',
+      ),
+      ...of(
+        'security/audit-tampering.test.ts',
+        'a log of ${signatures} signatures is in order, from the files and the public key alone',
+        'and is not with any byte changed, wherever in whichever file',
+        'and is not when its last signature is cut off together with the checkpoints over it',
+      ),
+      ...of('custodian/ledger-audit.test.ts', 'refuses a log that was put back to what it was before'),
+    ],
+  },
+  {
+    row: 20,
+    attacker: 'a disk that is full, broken or hangs',
+    tries: 'to have something signed that is not recorded',
+    proof: [
+      ...of(
+        'security/durable-intent.test.ts',
+        'on a full disk, at every write: 503, and it goes on by itself when there is room',
+        'when it fails for good ($operation: $how), at every operation: nothing is done until the next start',
+        'is no charge where nothing was signed',
+        'is the charge where a signature was made, although nobody got it',
+      ),
+      ...of('audit/writer.test.ts', 'never has an fsync repeated as if the first had not failed'),
+    ],
+  },
+  {
+    row: 27,
+    attacker: 'whoever measures time',
+    tries: 'to guess a secret byte by byte',
+    proof: of(
+      'security/timing.test.ts',
+      'a comparison that ends at the first difference is found out',
+      'how much of a PIN is right cannot be told from how long it takes to refuse it',
+      'nor how much of the secret that the processes of a boot know each other by',
+      'nor how much of the digest of an API token',
+    ),
+  },
+  {
+    row: 28,
+    attacker: 'a mistake in the configuration',
+    tries: 'to pass keys in software off as an HSM',
+    proof: of(
+      'security/profiles.test.ts',
+      'is refused by the production profile, which is the default, unless it is named',
+      'is called what it is, whatever the profile',
+    ),
+  },
+  {
+    row: 29,
+    attacker: 'whoever sets the clock',
+    tries: 'to revive what has expired, or to empty a limit',
+    proof: [
+      ...of(
+        'security/clock-steps.test.ts',
+        'empties no limit, and fills none for longer than its window',
+        'opens and closes no office',
+        'revives no API token and no JWT, and ends none',
+        'revives no session and ends none',
+        'shortens no wait behind a wrong PIN',
+        'forgets no request that was signed, so that its replay stays a replay',
+        'back by a day, empties no limit',
+      ),
+      ...of(
+        'security/dual-control.test.ts',
+        'is over after fifteen minutes, and no clock that is set revives it',
+      ),
+    ],
+  },
+  {
+    row: 'swap',
+    attacker: 'a caller in the same process',
+    tries: 'to show the policy one transaction and have another signed',
+    proof: of(
+      'security/swapped.test.ts',
+      'a buffer that is changed at any moment behind the call never gets another transaction signed',
+      'what stands in the log is what was signed, although the buffer says something else by then',
+      'a policy that flips under the desk lets nothing through that it forbids once it is in force',
+      '%s comes in time for the request that waits',
+    ),
+  },
+  {
+    row: 'evasion',
+    attacker: 'whoever builds transactions',
+    tries: 'to get funds past a policy that looks at a part of them only',
+    proof: [
+      ...of(
+        'security/evasion.test.ts',
+        'is refused with the rule, alone and in a batch, recorded, and neither signed nor charged',
+        'behind all these tricks all that was not spent is left, and not a lamport more',
+      ),
+      ...of(
+        'policy/never-more-than-caps.test.ts',
+        'what a policy lets through never moves more than its caps, by an independent count',
+      ),
+    ],
+  },
+  {
+    row: 'freeze',
+    attacker: 'whoever goes on while others want to stop',
+    tries: 'to sign although it is frozen, or to lift a freeze',
+    proof: of(
+      'security/freeze.test.ts',
+      'stops signing at once, in every form, and survives a restart',
+      'gives out no signature of before, to no repeat',
+      'is lifted by an admin alone',
+      'by a file holds until an admin lifts it: taking the file away does not',
+      'a freeze in the middle of a batch stops all that was not handed to the device yet',
+    ),
+  },
+];
