@@ -1,3 +1,4 @@
+import type { KeyslotError } from '../foundation/errors.ts';
 import type { Secret } from '../foundation/secret.ts';
 import type { KeyId, PublicKeyBytes, Signature, SlotId } from './ids.ts';
 
@@ -19,8 +20,8 @@ export interface Slot {
   /** Needs no PIN. Fails with the engine's start-up errors (MODULE_UNUSABLE, TOKEN_NOT_FOUND, …). */
   describe(): Promise<SlotDescription>;
   /**
-   * Hands the PIN to the custody exactly once and never repeats it. The slot does not keep the PIN, and the
-   * caller still owns it. A slot has one session at a time: SLOT_OPEN. Fails with PIN_REFUSED, PIN_LAST_TRY,
+   * Hands the PIN to the custody exactly once and never repeats it. The caller still owns the PIN; only a session
+   * that logs in again by itself (`Recovers`) keeps a copy, for as long as it lives. A slot has one session at a time: SLOT_OPEN. Fails with PIN_REFUSED, PIN_LAST_TRY,
    * PIN_LOCKED, TOKEN_UNAVAILABLE, REQUEST_ABORTED.
    */
   open(pin: Secret, signal?: AbortSignal): Promise<Session>;
@@ -125,8 +126,28 @@ export interface Adopts {
   adopt(key: KeyId, reference: string): Promise<KeyInfo>;
 }
 
+/** A session that finds a lost device again by itself; its signers go on working. */
+export interface Recovers {
+  readonly health: SessionHealth;
+  /** Calls the listener at every change of `health`, in order, until the returned function is called. */
+  onHealth(listener: (health: SessionHealth) => void): () => void;
+}
+
+/**
+ * How a session is with its device, where it finds a lost one again by itself.
+ *
+ * `serving`, or `recovering`: the device was lost a moment ago and calls wait for it. `lost`: calls are turned away
+ * with TOKEN_UNAVAILABLE, and the attempts go on; when one succeeds the session is `serving` again, with the same
+ * keys under the same public keys. `refused`: the token refuses its PIN now (PIN_REFUSED, PIN_LOCKED,
+ * PIN_LAST_TRY) and is not asked again. `hung`: calls have not come back, and only a new process helps.
+ */
+export type SessionHealth =
+  | { readonly state: 'serving'; readonly error?: undefined }
+  | { readonly state: 'recovering' | 'lost' | 'refused' | 'hung'; readonly error: KeyslotError };
+
 export const generates = (session: Session): session is Session & Generates => 'generate' in session;
 export const imports = (session: Session): session is Session & Imports => 'import' in session;
 export const exports = (session: Session): session is Session & Exports => 'export' in session;
 export const destroys = (session: Session): session is Session & Destroys => 'destroy' in session;
 export const adopts = (session: Session): session is Session & Adopts => 'adopt' in session;
+export const recovers = (session: Session): session is Session & Recovers => 'onHealth' in session;

@@ -29,6 +29,7 @@ function read(
     slots: used.map(name => slots[name]),
     identities: [{ name: 'payments', roles: ['signer'], slots: '*', certificate: { spki: 'ab'.repeat(32) } }],
     allowSoftwareEngines: ['encrypted-file', 'hsm-sim', 'kms-simulated', 'mpc', 'memory'],
+    audit: { unsigned: true },
     ...settings,
   };
   writeFileSync(join(home, 'keyslot.yaml'), stringify(content));

@@ -3,6 +3,8 @@
 // §3.2, §3.3
 export const CKU_SO = 0;
 export const CKU_USER = 1;
+export const CKS_RO_USER_FUNCTIONS = 1;
+export const CKS_RW_USER_FUNCTIONS = 3;
 export const CKF_RW_SESSION = 0x2;
 export const CKF_SERIAL_SESSION = 0x4;
 export const CKF_OS_LOCKING_OK = 0x2;

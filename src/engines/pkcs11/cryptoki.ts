@@ -63,6 +63,11 @@ export class Cryptoki {
     this.#call(() => this.#lib.C_CloseSession(guardedHandle(session)));
   }
 
+  /** CK_STATE of a session (v3.1 §3.3): whether it may read or write, and who is logged in. */
+  sessionState(session: Handle): number {
+    return this.#call(() => this.#lib.C_GetSessionInfo(guardedHandle(session)).state);
+  }
+
   login(session: Handle, userType: number, pin: string): void {
     this.#call(() => this.#lib.C_Login(guardedHandle(session), userType, pin));
   }

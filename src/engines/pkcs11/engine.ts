@@ -3,6 +3,7 @@ import type { SlotId } from '../../custody/ids.ts';
 import type { Log } from '../../foundation/log.ts';
 import { Device } from './device.ts';
 import { Pkcs11Module } from './module.ts';
+import { ordinaryPatience, type Patience } from './recovery.ts';
 import type { Pkcs11Settings } from './settings.ts';
 import { Pkcs11Slot } from './slot.ts';
 
@@ -14,10 +15,10 @@ export class Pkcs11Engine implements Engine {
   #disposed = false;
 
   /** Reads the profile and loads the module: CONFIG_INVALID, MODULE_UNUSABLE. The token is looked for when asked. */
-  constructor(id: SlotId, settings: Pkcs11Settings, log: Log) {
+  constructor(id: SlotId, settings: Pkcs11Settings, log: Log, patience: Patience = ordinaryPatience) {
     const device = Device.of(id, settings);
     this.#module = Pkcs11Module.open(settings.module, settings.libraryParameters);
-    this.#slot = new Pkcs11Slot({ id, settings, device, module: this.#module, log });
+    this.#slot = new Pkcs11Slot({ id, settings, device, module: this.#module, log, patience });
   }
 
   async slots(): Promise<readonly Slot[]> {

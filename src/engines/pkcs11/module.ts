@@ -20,8 +20,11 @@ export class Pkcs11Module {
   #initialized = false;
   /** Serial numbers of tokens that a session of this process is logged in to. */
   readonly tokensInUse = new Set<string>();
-  /** Set for ever once a call into the module has not come back in time. */
-  hung = false;
+  /** Calls into the module that have not come back in time, for as long as they have not. */
+  readonly hung = new Set<object>();
+  readonly #tenants = new Set<Tenant>();
+  #renewal: Promise<boolean> | undefined;
+  #renewed_ms = Number.NEGATIVE_INFINITY;
 
   private constructor(path: string, module: graphene.Module, parameters: string | undefined) {
     this.path = path;
@@ -46,7 +49,7 @@ export class Pkcs11Module {
   /** C_Finalize when this was the last user. Nothing may be running in the module then. */
   close(): void {
     this.#users -= 1;
-    if (this.#users === 0 && !this.hung) this.#finalize();
+    if (this.#users === 0 && this.hung.size === 0) this.#finalize();
   }
 
   get library(): { description: string; manufacturer: string; version: string; cryptoki: string } {
@@ -77,10 +80,57 @@ export class Pkcs11Module {
    * running call crashes the process.
    */
   refresh(): boolean {
-    if (this.tokensInUse.size > 0 || this.hung) return false;
+    if (this.tokensInUse.size > 0 || this.hung.size > 0) return false;
     this.#finalize();
     this.#initialize();
     return true;
+  }
+
+  /** Has a login told when the module is initialised anew, until the returned function is called. */
+  enter(tenant: Tenant): () => void {
+    this.#tenants.add(tenant);
+    return () => this.#tenants.delete(tenant);
+  }
+
+  /** Whether another login of this module works, so that initialising it anew would disturb somebody. */
+  disturbs(asking: Tenant): boolean {
+    return [...this.#tenants].some(tenant => tenant !== asking && tenant.serving);
+  }
+
+  /** Since `renew` has done its work for the last time. */
+  get sinceRenewal_ms(): number {
+    return performance.now() - this.#renewed_ms;
+  }
+
+  /**
+   * C_Finalize and C_Initialize under the logins of this module, of which none keeps a handle: nobody is lent a
+   * session, and what is running comes back first. False, and nothing done, when a call does not within
+   * `bound_ms`. Who asks meanwhile shares the outcome.
+   */
+  renew(bound_ms: number): Promise<boolean> {
+    this.#renewal ??= this.#renew(bound_ms).finally(() => {
+      this.#renewal = undefined;
+    });
+    return this.#renewal;
+  }
+
+  async #renew(bound_ms: number): Promise<boolean> {
+    if (this.hung.size > 0) return false;
+    const tenants = [...this.#tenants];
+    const goOn = tenants.map(tenant => tenant.suspend());
+    try {
+      await Promise.all(tenants.map(tenant => tenant.settled(bound_ms)));
+      // Asked again, now that nothing else has its turn: a login that climbs itself may have begun something.
+      const still = [...this.#tenants].every(tenant => tenants.includes(tenant) && tenant.idle);
+      if (!still || this.hung.size > 0 || this.#users === 0) return false;
+      this.#renewed_ms = performance.now();
+      for (const tenant of tenants) tenant.voided();
+      this.#finalize();
+      this.#initialize();
+      return true;
+    } finally {
+      for (const resume of goOn) resume();
+    }
   }
 
   static #load(path: string, parameters: string | undefined): Pkcs11Module {
@@ -124,6 +174,18 @@ export class Pkcs11Module {
       throw tokenError(ckrError(thrown), this.path);
     }
   }
+}
+
+/** A login in the eyes of its module. */
+export interface Tenant {
+  readonly serving: boolean;
+  /** Nothing of it is running in the module. */
+  readonly idle: boolean;
+  /** Lends no session any more until the returned function is called. */
+  suspend(): () => void;
+  settled(bound_ms: number): Promise<boolean>;
+  /** From here on no handle of it means anything; it has to log in again. */
+  voided(): void;
 }
 
 // For the life of the process: a module that is collected would be unloaded under its own threads.

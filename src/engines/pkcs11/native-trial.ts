@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Handle } from 'pkcs11js';
 import { createVerifier } from '../../foundation/ed25519.ts';
+import { isKeyslotError } from '../../foundation/errors.ts';
 import { type Bench, type Operation, UnverifiedError } from './bench.ts';
 import {
   CKA_EC_PARAMS,
@@ -130,7 +131,9 @@ async function signing(bench: Bench, made: Made): Promise<Pick<NativeTrial, 'sig
     bench.reasons.push('The token did not make the key sensitive and unextractable, as it was asked to.');
     return undefined;
   }
-  const verifier = createVerifier(publicKeyOfEcPoint(point));
+  const publicKey = publicKeyIn(point, bench);
+  if (!publicKey) return undefined;
+  const verifier = createVerifier(publicKey);
   const message = randomBytes(message_bytes);
   const sign: Operation = {
     once: own => bench.cryptoki.sign(own, CKM_EDDSA, made.privateKey, message),
@@ -140,6 +143,16 @@ async function signing(bench: Bench, made: Made): Promise<Pick<NativeTrial, 'sig
   };
   bench.step('C_Sign');
   return (await bench.works('Signing', sign)) ? { signs: { pair, sign } } : undefined;
+}
+
+function publicKeyIn(point: Buffer, bench: Bench): Uint8Array | undefined {
+  try {
+    return publicKeyOfEcPoint(point);
+  } catch (thrown) {
+    if (!isKeyslotError(thrown)) throw thrown;
+    bench.reasons.push(thrown.message);
+    return undefined;
+  }
 }
 
 interface Made extends Omit<Attempt, 'outcome'> {

@@ -1,66 +1,152 @@
 import type { Handle } from 'pkcs11js';
 import { KeyslotError } from '../../foundation/errors.ts';
+import { limits } from '../../foundation/limits.ts';
 
 /**
  * The sessions of one slot that sign, handed out first come, first served.
  *
  * A session on which an operation failed half-way is thrown away and a fresh one opened in its place: PKCS#11
- * leaves it in an active operation that nothing here could end (v3.1 §5.2). The queue is bounded: SLOT_BUSY.
+ * leaves it in an active operation that nothing here could end (v3.1 §5.2). A call that does not come back is
+ * answered with DEADLINE_EXCEEDED and its session written off: nobody touches it before the call has returned,
+ * and then it is closed. The queue is bounded: SLOT_BUSY.
+ *
+ * The pool is also the circuit of its slot: paused it lets everybody wait, refusing it turns everybody away.
  */
 export class SessionPool {
   readonly #open: () => Handle;
   readonly #discard: (session: Handle) => void;
   readonly #queue_max: number;
+  readonly #call_ms: number;
+  readonly #hung: Set<object>;
+  readonly #whenHung: () => void;
+  readonly #isFull: (error: unknown) => boolean;
+  readonly #size: number;
   readonly #idle: Handle[] = [];
   readonly #waiting = new Set<Waiter>();
+  readonly #calls = new Set<Call>();
+  readonly #pauses = new Set<object>();
+  #refusal: (() => KeyslotError) | undefined;
   #missing: number;
-  #busy = 0;
+  #generation = 0;
   #closed = false;
-  #whenIdle: (() => void) | undefined;
+  #whenIdle: PromiseWithResolvers<void> | undefined;
+  #watch: NodeJS.Timeout | undefined;
+  #full_until_ms = 0;
 
-  constructor(options: { size: number; queue_max: number; open(): Handle; discard(session: Handle): void }) {
+  /**
+   * `hung` is where the calls are entered that have not come back in time, for as long as they have not.
+   * `isFull` says of a failure to open a session that the token has none left: then those that there are do.
+   */
+  constructor(options: {
+    size: number;
+    queue_max: number;
+    open(): Handle;
+    discard(session: Handle): void;
+    call_ms?: number;
+    hung?: Set<object>;
+    whenHung?(): void;
+    isFull?(error: unknown): boolean;
+  }) {
     this.#open = options.open;
     this.#discard = options.discard;
     this.#queue_max = options.queue_max;
+    this.#call_ms = options.call_ms ?? limits.request_ms;
+    this.#hung = options.hung ?? new Set();
+    this.#whenHung = options.whenHung ?? (() => undefined);
+    this.#isFull = options.isFull ?? (() => false);
+    this.#size = options.size;
     this.#missing = options.size;
   }
 
   get busy(): number {
-    return this.#busy;
+    return this.#calls.size;
   }
 
-  /** Runs the work on a session that nobody else uses meanwhile; any failure of the work ruins the session. */
+  /** Calls that have not come back in time. */
+  get writtenOff(): number {
+    let count = 0;
+    for (const call of this.#calls) if (call.holdsPlace && call.writtenOff) count += 1;
+    return count;
+  }
+
+  /** True when every session has been written off, so that nothing can be done any more. */
+  get exhausted(): boolean {
+    return this.writtenOff >= this.#size;
+  }
+
+  /**
+   * Runs the work on a session that nobody else uses meanwhile; any failure of the work ruins the session.
+   * DEADLINE_EXCEEDED when the work does not come back in time.
+   */
   async use<T>(work: (session: Handle) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const session = this.#take() ?? (await this.#wait(signal));
+    const call = this.#take() ?? (await this.#wait(signal));
     if (signal?.aborted) {
-      this.#giveBack(session);
+      this.#giveBack(call);
       throw abortedError();
     }
-    let result: T;
+    return await this.#run(call, work);
+  }
+
+  /** Runs the work on a session of its own, also while the pool is paused: how a token is tried. */
+  async useFresh<T>(work: (session: Handle) => Promise<T>): Promise<T> {
+    if (this.#closed) throw closedError();
+    return await this.#run(this.#begun(this.#open(), false), work);
+  }
+
+  /** Lends no session until the returned function is called; who comes meanwhile waits. */
+  pause(): () => void {
+    const pause = {};
+    this.#pauses.add(pause);
+    return () => {
+      if (this.#pauses.delete(pause)) this.#serveWaiting();
+    };
+  }
+
+  /** Turns away who waits and who comes, until `admit`. */
+  refuse(refusal: () => KeyslotError): void {
+    this.#refusal = refusal;
+    this.#turnAway(refusal);
+  }
+
+  admit(): void {
+    this.#refusal = undefined;
+    this.#serveWaiting();
+  }
+
+  /**
+   * Has fresh sessions opened from here on. Those that are lent belong to nobody any more when they come back:
+   * their numbers may be those of other sessions by then. `close` ends the idle ones, which makes sense only
+   * while the module still knows them.
+   */
+  forget(close: boolean): void {
+    this.#generation += 1;
+    for (const call of this.#calls) if (!call.writtenOff) call.holdsPlace = false;
+    this.#missing = this.#size - this.writtenOff;
+    for (const session of this.#idle.splice(0)) if (close) this.#discard(session);
+  }
+
+  /** True when no call is running, within `bound_ms`. */
+  async settled(bound_ms: number): Promise<boolean> {
+    if (this.#calls.size === 0) return true;
+    this.#whenIdle ??= Promise.withResolvers<void>();
+    const idle = this.#whenIdle.promise.then(() => true);
+    const late = Promise.withResolvers<boolean>();
+    const timer = setTimeout(late.resolve, bound_ms, false);
     try {
-      result = await work(session);
-    } catch (error) {
-      this.#replace(session);
-      throw error;
+      return await Promise.race([idle, late.promise]);
+    } finally {
+      clearTimeout(timer);
     }
-    this.#giveBack(session);
-    return result;
   }
 
   /** Refuses new work and who is waiting, then resolves when no session is in use; false after `bound_ms`. */
   async drain(bound_ms: number): Promise<boolean> {
     this.#closed = true;
-    for (const waiter of this.#waiting) waiter.refuse(closedError());
-    this.#waiting.clear();
-    if (this.#busy === 0) return true;
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#whenIdle = () => resolve(true);
-    const timer = setTimeout(resolve, bound_ms, false);
-    try {
-      return await promise;
-    } finally {
-      clearTimeout(timer);
-    }
+    this.#turnAway(closedError);
+    const settled = await this.settled(bound_ms);
+    clearTimeout(this.#watch);
+    for (const call of this.#calls) this.#hung.add(call);
+    return settled;
   }
 
   /** The sessions that were idle at the end, for whoever closes them. */
@@ -68,21 +154,98 @@ export class SessionPool {
     return this.#idle.splice(0);
   }
 
-  #take(): Handle | undefined {
+  #run<T>(call: Call, work: (session: Handle) => Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      call.giveUp = reject;
+      this.#worked(call, work).then(resolve, reject);
+    });
+  }
+
+  async #worked<T>(call: Call, work: (session: Handle) => Promise<T>): Promise<T> {
+    let result: T;
+    try {
+      result = await work(call.session);
+    } catch (error) {
+      this.#replace(call);
+      throw error;
+    }
+    if (call.writtenOff && isDisposable(result)) result[Symbol.dispose](); // nobody takes it any more
+    if (call.holdsPlace && !call.writtenOff) this.#giveBack(call);
+    else this.#replace(call);
+    return result;
+  }
+
+  #take(): Call | undefined {
     if (this.#closed) throw closedError();
+    if (this.#refusal) throw this.#refusal();
+    if (this.#pauses.size > 0) return undefined;
     const session = this.#idle.pop() ?? this.#openMissing();
-    if (session) this.#busy += 1;
-    return session;
+    return session && this.#begun(session);
+  }
+
+  #begun(session: Handle, holdsPlace = true): Call {
+    const call: Call = {
+      session,
+      generation: this.#generation,
+      holdsPlace,
+      since_ms: performance.now(),
+      writtenOff: false,
+      giveUp: undefined,
+    };
+    this.#calls.add(call);
+    if (!this.#watch) this.#lookIn(this.#call_ms);
+    return call;
+  }
+
+  /** One timer for all calls, because there are many calls and hardly one that hangs. */
+  #lookIn(delay_ms: number, final = false): void {
+    const due_ms = performance.now() + delay_ms;
+    this.#watch = setTimeout(() => {
+      this.#watch = undefined;
+      // When the process stood still, calls have come back of which nobody has heard yet: once more, then.
+      if (!final && performance.now() - due_ms > late_ms_max) this.#lookIn(late_ms_max, true);
+      else this.#look();
+    }, delay_ms).unref();
+  }
+
+  #look(): void {
+    const now_ms = performance.now();
+    let next_ms = Number.POSITIVE_INFINITY;
+    for (const call of this.#calls) {
+      if (call.writtenOff) continue;
+      const left_ms = call.since_ms + this.#call_ms - now_ms;
+      if (left_ms > 1) next_ms = Math.min(next_ms, left_ms);
+      else this.#writeOff(call);
+    }
+    if (next_ms < Number.POSITIVE_INFINITY) {
+      clearTimeout(this.#watch); // one that began meanwhile is due later
+      this.#lookIn(next_ms);
+    }
+  }
+
+  #writeOff(call: Call): void {
+    call.writtenOff = true;
+    this.#hung.add(call);
+    call.giveUp?.(hungError());
+    this.#whenHung();
   }
 
   #openMissing(): Handle | undefined {
     if (this.#missing === 0) return undefined;
-    const opened = this.#open();
-    this.#missing -= 1;
-    return opened;
+    const others = this.#calls.size > 0;
+    if (others && performance.now() < this.#full_until_ms) return undefined;
+    try {
+      const opened = this.#open();
+      this.#missing -= 1;
+      return opened;
+    } catch (error) {
+      if (!others || !this.#isFull(error)) throw error;
+      this.#full_until_ms = performance.now() + full_ms;
+      return undefined;
+    }
   }
 
-  #wait(signal: AbortSignal | undefined): Promise<Handle> {
+  #wait(signal: AbortSignal | undefined): Promise<Call> {
     if (this.#waiting.size >= this.#queue_max) {
       throw new KeyslotError('SLOT_BUSY', `${this.#waiting.size} requests are waiting for a session.`, {
         retryAfter_s: 1,
@@ -94,9 +257,9 @@ export class SessionPool {
         reject(abortedError());
       };
       const waiter: Waiter = {
-        serve: session => {
+        serve: call => {
           signal?.removeEventListener('abort', leave);
-          resolve(session);
+          resolve(call);
         },
         refuse: error => {
           signal?.removeEventListener('abort', leave);
@@ -108,53 +271,90 @@ export class SessionPool {
     });
   }
 
-  #giveBack(session: Handle): void {
+  #giveBack(call: Call): void {
     const [next] = this.#waiting;
-    if (next) this.#serve(next, session);
-    else {
-      this.#idle.push(session);
-      this.#oneLessBusy();
-    }
+    if (next && this.#pauses.size === 0 && !this.#refusal) {
+      // From hand to hand, with no moment in which nothing runs, so that a drain waits for it.
+      this.#serve(next, this.#begun(call.session));
+    } else this.#idle.push(call.session);
+    this.#ended(call);
   }
 
-  /** The session goes from hand to hand and counts as busy all the time, so that a drain waits for it. */
-  #serve(waiter: Waiter, session: Handle): void {
+  #serve(waiter: Waiter, call: Call): void {
     this.#waiting.delete(waiter);
-    waiter.serve(session);
+    waiter.serve(call);
   }
 
-  #replace(spoiled: Handle): void {
-    this.#missing += 1;
-    this.#discard(spoiled);
-    this.#oneLessBusy();
-    const [next] = this.#waiting;
-    if (next === undefined || this.#closed) return; // opened again when it is needed
+  #replace(call: Call): void {
+    if (call.holdsPlace) this.#missing += 1;
+    if (call.generation === this.#generation) this.#discard(call.session);
+    this.#ended(call);
+    this.#serveWaiting();
+  }
+
+  #serveWaiting(): void {
     try {
-      const fresh = this.#take();
-      if (fresh) this.#serve(next, fresh);
+      for (const waiter of this.#waiting) {
+        if (this.#closed || this.#refusal) return;
+        const call = this.#take();
+        if (!call) return; // served when a session comes back
+        this.#serve(waiter, call);
+      }
     } catch (error) {
       // Nobody else would serve them once no session is left.
-      for (const waiter of this.#busy === 0 ? [...this.#waiting] : [next]) {
-        this.#waiting.delete(waiter);
-        waiter.refuse(error);
+      const [next] = this.#waiting;
+      if (this.#calls.size === 0) this.#turnAway(() => error);
+      else if (next) {
+        this.#waiting.delete(next);
+        next.refuse(error);
       }
     }
   }
 
-  #oneLessBusy(): void {
-    this.#busy -= 1;
-    if (this.#busy === 0) this.#whenIdle?.();
+  #turnAway(refusal: () => unknown): void {
+    const turnedAway = [...this.#waiting];
+    this.#waiting.clear();
+    for (const waiter of turnedAway) waiter.refuse(refusal());
+  }
+
+  #ended(call: Call): void {
+    this.#calls.delete(call);
+    this.#hung.delete(call);
+    if (this.#calls.size > 0) return;
+    this.#whenIdle?.resolve();
+    this.#whenIdle = undefined;
   }
 }
 
+// How long a token that had no session left is not asked for another one.
+const full_ms = 30_000;
+
+const late_ms_max = 100;
+
+/** One session that is lent, and what became of it. */
+interface Call {
+  readonly session: Handle;
+  readonly generation: number;
+  readonly since_ms: number;
+  /** Whether no other session may be opened in its place. */
+  holdsPlace: boolean;
+  writtenOff: boolean;
+  giveUp: ((error: unknown) => void) | undefined;
+}
+
+const isDisposable = (value: unknown): value is Disposable =>
+  typeof value === 'object' && value !== null && Symbol.dispose in value;
+
 interface Waiter {
-  serve(session: Handle): void;
+  serve(call: Call): void;
   refuse(error: unknown): void;
 }
 
 export const closedError = () => new KeyslotError('SESSION_CLOSED', 'The session of this slot was closed.');
 export const abortedError = () =>
   new KeyslotError('REQUEST_ABORTED', 'The request was aborted while waiting.');
+const hungError = () =>
+  new KeyslotError('DEADLINE_EXCEEDED', 'A call to the token has not come back in time.');
 
 /** Answers an abort at once; what the token has begun it finishes, on a session that stays taken meanwhile. */
 export function untilAborted<T>(

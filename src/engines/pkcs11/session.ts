@@ -7,12 +7,14 @@ import type {
   Imports,
   KeyAttributes,
   KeyInfo,
+  Recovers,
   Session,
+  SessionHealth,
   Signer,
 } from '../../custody/engine.ts';
 import { isId, type KeyId, type PublicKeyBytes, type SlotId } from '../../custody/ids.ts';
 import { createVerifier, publicKeyFromSeed, seed_bytes } from '../../foundation/ed25519.ts';
-import { KeyslotError } from '../../foundation/errors.ts';
+import { isKeyslotError, KeyslotError } from '../../foundation/errors.ts';
 import type { Secret } from '../../foundation/secret.ts';
 import {
   CKA_ALWAYS_SENSITIVE,
@@ -35,6 +37,7 @@ import {
 import { CkrError, template } from './cryptoki.ts';
 import type { Attributes, Device } from './device.ts';
 import { ecPointOf, edwards25519Params, publicKeyOfEcPoint } from './ec.ts';
+import { HeldKey } from './held-key.ts';
 import type { TokenLogin } from './login.ts';
 import { Pkcs11Signer } from './signer.ts';
 
@@ -42,42 +45,57 @@ import { Pkcs11Signer } from './signer.ts';
  * The keys inside a token that is logged in. CKA_LABEL holds the key id, and so does CKA_ID where the device
  * takes text there; they are found by CKA_ID then, by CKA_LABEL elsewhere. Exactly one private key may match.
  */
-export class Pkcs11Session implements Session, Generates, Destroys {
+export class Pkcs11Session implements Session, Generates, Destroys, Recovers {
   readonly slot: SlotId;
   /** Not there, nor declared as a field, on a device that takes no private keys from outside. */
   declare readonly import?: Imports['import'];
   readonly #login: TokenLogin;
   readonly #device: Device;
+  readonly #held = new Map<KeyId, HeldKey>();
+  /** Public keys that were destroyed here: another key under their id is not a swapped one. */
+  readonly #destroyed = new Set<string>();
 
   constructor(login: TokenLogin) {
     this.slot = login.slot;
     this.#login = login;
     this.#device = login.device;
+    login.proveWith(session => this.#prove(session));
     if (login.device.profile.keyPair.import) this.import = (key, seed) => this.#import(key, seed);
   }
 
+  get health(): SessionHealth {
+    return this.#login.recovery.health;
+  }
+
+  onHealth(listener: (health: SessionHealth) => void): () => void {
+    return this.#login.recovery.onHealth(listener);
+  }
+
   async *keys(): AsyncIterable<KeyInfo> {
-    const privates = this.#login.work(() => this.#edwardsKeys(CKO_PRIVATE_KEY));
-    const points = this.#login.work(() => this.#publicPoints());
+    const { privates, points, epoch } = await this.#login.steadily(() => {
+      this.#login.refuseLoggedOut();
+      return {
+        privates: this.#edwardsKeys(CKO_PRIVATE_KEY),
+        points: this.#publicPoints(),
+        epoch: this.#login.epoch,
+      };
+    });
     for (const [at, handle] of privates.entries()) {
       // Thousands of keys are thousands of blocking reads: let others have their turn in between.
       if (at % 32 === 31) await nextTurn();
+      if (epoch !== this.#login.epoch) throw interrupted(this.slot);
       const info = this.#login.work(() => this.#listed(handle, points));
       if (info) yield info;
     }
   }
 
   async signer(key: KeyId): Promise<Signer> {
-    const handle = this.#login.work(() => this.#privateKey(key));
-    const info = this.#login.work(() => this.#describe(key, handle));
-    return new Pkcs11Signer({
-      key: info,
-      handle,
-      cryptoki: this.#login.cryptoki,
-      device: this.#device,
-      pool: this.#login.pool,
-      refind: () => this.#refind(info),
+    const held = await this.#login.steadily(() => {
+      const handle = this.#privateKey(key);
+      return new HeldKey(this.#login, this.#describe(key, handle), handle, info => this.#refind(info));
     });
+    this.#held.set(key, held);
+    return new Pkcs11Signer(held, this.#login);
   }
 
   /** Makes the pair inside the token: TOKEN, PRIVATE, SENSITIVE, not extractable, all of it read back. */
@@ -86,10 +104,12 @@ export class Pkcs11Session implements Session, Generates, Destroys {
   }
 
   async destroy(key: KeyId): Promise<void> {
-    this.#login.work(() => {
-      this.#privateKey(key);
-      this.#removeAll(key);
-    });
+    await this.#login.steadily(() => this.#privateKey(key));
+    // Looked up anew before each attempt: what an attempt without an answer has removed is not found again.
+    await this.#login.steadily(() => this.#removeAll(key));
+    const held = this.#held.get(key);
+    if (held) this.#destroyed.add(held.info.publicKey.toString());
+    this.#held.delete(key);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -100,13 +120,17 @@ export class Pkcs11Session implements Session, Generates, Destroys {
     if (seed.length !== seed_bytes) {
       throw new KeyslotError('KEY_MATERIAL_INVALID', `A seed has 32 bytes, not ${seed.length}.`);
     }
-    const publicKey = seed.use(publicKeyFromSeed);
-    return this.#made(key, () => this.#createPair(key, seed, publicKey), publicKey);
+    using own = seed.copy(); // the caller may wipe theirs while this waits for the token
+    const publicKey = own.use(publicKeyFromSeed);
+    return await this.#made(key, () => this.#createPair(key, own, publicKey), publicKey);
   }
 
   #privateKey(key: KeyId): Handle {
     const [handle, second] = this.#login.find(this.#ofClass(CKO_PRIVATE_KEY, key));
-    if (handle === undefined) throw new KeyslotError('KEY_UNKNOWN', `Slot ${this.slot} holds no key ${key}.`);
+    if (handle === undefined) {
+      this.#login.refuseLoggedOut();
+      throw new KeyslotError('KEY_UNKNOWN', `Slot ${this.slot} holds no key ${key}.`);
+    }
     if (second) throw new KeyslotError('KEY_AMBIGUOUS', `Slot ${this.slot} holds several keys ${key}.`);
     return handle;
   }
@@ -117,13 +141,25 @@ export class Pkcs11Session implements Session, Generates, Destroys {
     }
   }
 
-  /** After a stale handle: the same key under a new handle, or nothing when it has gone or is another one. */
-  #refind(info: KeyInfo): Handle | undefined {
-    return this.#login.work(() => {
-      const [handle, second] = this.#login.find(this.#ofClass(CKO_PRIVATE_KEY, info.id));
-      if (handle === undefined || second) return undefined;
-      return Buffer.compare(this.#publicKey(info.id, handle), info.publicKey) === 0 ? handle : undefined;
-    });
+  /** After a stale handle or a new login: the same key under a new handle. KEY_MISMATCH when it is another one. */
+  #refind(info: KeyInfo): Handle {
+    const handle = this.#privateKey(info.id);
+    if (Buffer.compare(this.#publicKey(info.id, handle), info.publicKey) === 0) return handle;
+    if (this.#destroyed.has(info.publicKey.toString())) {
+      throw new KeyslotError('KEY_UNKNOWN', `The key ${info.id} of slot ${this.slot} was destroyed.`);
+    }
+    throw new KeyslotError('KEY_MISMATCH', `Slot ${this.slot} holds another key ${info.id} than before.`);
+  }
+
+  /** That the token signs, with one of the keys that are in use. Keys that have gone say so to who uses them. */
+  async #prove(session: Handle): Promise<void> {
+    for (const key of [...this.#held.values()].slice(0, witnesses_max)) {
+      try {
+        return await key.prove(session);
+      } catch (thrown) {
+        if (!isKeyslotError(thrown) || thrown.code === 'TOKEN_ERROR') throw thrown;
+      }
+    }
   }
 
   #generatePair(key: KeyId): void {
@@ -196,13 +232,38 @@ export class Pkcs11Session implements Session, Generates, Destroys {
   /** A new key is there whole and proven, or not at all. Looking and making is one turn of the event loop. */
   async #made(key: KeyId, make: () => void, expected?: Uint8Array): Promise<KeyInfo> {
     this.#device.refuseLongId(key);
+    await this.#login.ready();
     this.#login.work(() => this.#refuseExisting(key));
     try {
-      this.#login.work(make);
+      try {
+        this.#login.work(make);
+      } catch (error) {
+        if (expected || !(await this.#madeNevertheless(key, error))) throw error;
+      }
       return await this.#proven(key, expected);
     } catch (error) {
-      if (!this.#login.closing) this.#login.work(() => this.#removeAll(key));
+      await this.#removeHalfMade(key, error);
       throw error;
+    }
+  }
+
+  /** The token may have made the pair, and its answer was lost: nothing is made a second time. */
+  async #madeNevertheless(key: KeyId, error: unknown): Promise<boolean> {
+    if (!this.#login.isOpen(error)) return false;
+    return await this.#login.steadily(() => {
+      this.#login.refuseLoggedOut();
+      return this.#login.find(this.#ofClass(CKO_PRIVATE_KEY, key)).length > 0;
+    });
+  }
+
+  async #removeHalfMade(key: KeyId, cause: unknown): Promise<void> {
+    this.#held.delete(key);
+    if (this.#login.closing) return;
+    try {
+      await this.#login.steadily(() => this.#removeAll(key));
+    } catch (thrown) {
+      // What was met first is what is told; the registry resolves what was being made.
+      if (!isKeyslotError(thrown) || !isKeyslotError(cause)) throw thrown;
     }
   }
 
@@ -306,3 +367,11 @@ export class Pkcs11Session implements Session, Generates, Destroys {
 // CKR_CURVE_NOT_SUPPORTED, CKR_DOMAIN_PARAMS_INVALID, CKR_ATTRIBUTE_VALUE_INVALID, CKR_MECHANISM_INVALID,
 // CKR_MECHANISM_PARAM_INVALID
 const refusedForms: ReadonlySet<number> = new Set([0x140, 0x130, 0x13, 0x70, 0x71]);
+
+// How many keys are looked for until the token has to be believed without a signature.
+const witnesses_max = 3;
+
+const interrupted = (slot: SlotId) =>
+  new KeyslotError('TOKEN_UNAVAILABLE', `The token of slot ${slot} was lost while its keys were listed.`, {
+    retryAfter_s: 1,
+  });

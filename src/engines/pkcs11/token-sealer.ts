@@ -18,8 +18,8 @@ export interface Sealed {
 export const sealedSeed_bytes = seed_bytes + gcmTag_bytes;
 
 /**
- * Seals and opens seeds with the wrapping key inside the token, on the sessions of the pool. A call that finds
- * its session ended or its key handle stale is repeated once.
+ * Seals and opens seeds with the wrapping key inside the token, on the sessions of the pool. Calls are repeated as
+ * signatures are: sealing twice makes two different ciphertexts, of which one is forgotten.
  */
 export class TokenSealer {
   readonly #login: TokenLogin;
@@ -38,6 +38,7 @@ export class TokenSealer {
     const sealer = new TokenSealer(login, key, policy);
     using probe = Secret.fromBytes(Buffer.alloc(seed_bytes));
     sealer.#probe = await sealer.seal(probe, probeAad);
+    login.proveWith(session => sealer.#withKey(session, handle => sealer.#openProbe(session, handle)));
     if (await sealer.#opensProbe()) return sealer;
     throw new KeyslotError(
       'TOKEN_UNSUITABLE',
@@ -53,9 +54,13 @@ export class TokenSealer {
   seal(seed: Secret, aad: Buffer, signal?: AbortSignal): Promise<Sealed> {
     const plain = Buffer.alloc(seed.length); // ours until the token is done with it, whatever the caller does
     seed.use(bytes => plain.set(bytes));
-    const sealing = this.#twice(session => this.#encrypt(session, plain, aad), signal).finally(() =>
-      plain.fill(0),
-    );
+    const sealing = this.#login
+      .repeated(
+        this.#place,
+        session => this.#withKey(session, key => this.#encrypt(session, key, plain, aad)),
+        signal,
+      )
+      .finally(() => plain.fill(0));
     return this.#bounded(sealing, signal);
   }
 
@@ -70,21 +75,37 @@ export class TokenSealer {
   }
 
   async #opened(sealed: Sealed, aad: Buffer, what: string, signal: AbortSignal | undefined): Promise<Secret> {
-    try {
-      return await this.#twice(session => this.#decrypt(session, this.#key.handle, sealed, aad), signal);
-    } catch (thrown) {
-      if (!(thrown instanceof UnsealError)) throw thrown;
-      if (!thrown.certain && !(await this.#opensProbe())) throw this.#login.device.error(thrown, what);
-      const detail = `${what} does not open with key "${this.keyName}" of the token of slot ${this.#login.slot}.`;
-      throw new KeyslotError('KEY_FILE_TAMPERED', detail, { cause: thrown });
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await this.#login.repeated(
+          this.#place,
+          session => this.#withKey(session, key => this.#decrypt(session, key, sealed, aad)),
+          signal,
+        );
+      } catch (thrown) {
+        if (!(thrown instanceof UnsealError)) throw thrown;
+        await this.#blame(thrown, what, attempt);
+      }
     }
   }
 
-  async #encrypt(session: Handle, plain: Buffer, aad: Buffer): Promise<Sealed> {
+  /** Returns when it may have been the device, and another attempt will tell. */
+  async #blame(refusal: UnsealError, what: string, attempt: number): Promise<void> {
+    if (!refusal.certain && !(await this.#opensProbe())) {
+      if (attempt >= attempts_max) throw this.#login.device.error(refusal, what);
+      this.#login.lost(refusal);
+      return;
+    }
+    if (!refusal.certain && attempt < attempts_max) return;
+    const detail = `${what} does not open with key "${this.keyName}" of the token of slot ${this.#login.slot}.`;
+    throw new KeyslotError('KEY_FILE_TAMPERED', detail, { cause: refusal });
+  }
+
+  async #encrypt(session: Handle, key: Handle, plain: Buffer, aad: Buffer): Promise<Sealed> {
     const iv = Buffer.alloc(gcmIv_bytes); // of its own for every attempt: an IV is never used twice
     if (this.#policy === 'random') randomFillSync(iv);
     const gcm = { iv, ivBits: this.#ivBits, aad };
-    const data = await this.#login.cryptoki.encrypt(session, gcm, this.#key.handle, plain);
+    const data = await this.#login.cryptoki.encrypt(session, gcm, key, plain);
     if (iv.every(byte => byte === 0)) {
       throw this.#unsuitable('makes no IV of its own: set gcmIv: random');
     }
@@ -107,52 +128,51 @@ export class TokenSealer {
     }
   }
 
+  get #place(): string {
+    return `Slot ${this.#login.slot}`;
+  }
+
   get #ivBits(): number {
     return this.#policy === 'random' ? 8 * gcmIv_bytes : 0;
   }
 
-  /** Sealing twice makes two different ciphertexts, of which one is forgotten: repeating does no harm. */
-  async #twice<T>(work: (session: Handle) => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  /** The key under a handle that the token knows; a stale one is looked up again when this is repeated. */
+  async #withKey<T>(session: Handle, work: (key: Handle) => Promise<T>): Promise<T> {
+    const key = this.#key.handle ?? (await this.#found(session));
     try {
-      return await this.#login.pool.use(work, signal);
+      return await work(key);
     } catch (thrown) {
-      if (!(await this.#repeatable(thrown))) throw this.#told(thrown);
-    }
-    try {
-      return await this.#login.pool.use(work, signal);
-    } catch (thrown) {
-      throw this.#told(thrown);
+      const stale = thrown instanceof CkrError && this.#login.device.ckrClass(thrown.ckr) === 'stale-handle';
+      if (stale) this.#key.forget(key);
+      throw thrown;
     }
   }
 
-  async #repeatable(thrown: unknown): Promise<boolean> {
-    if (!(thrown instanceof CkrError)) return false;
-    const kind = this.#login.device.ckrClass(thrown.ckr);
-    if (kind !== 'stale-handle') return kind === 'session';
+  /** Looked up again, and proven to be the same key by what was sealed when the slot was opened. */
+  async #found(session: Handle): Promise<Handle> {
+    const { epoch } = this.#login;
     const found = this.#key.lookUp();
-    if (!found) return false;
-    if (await this.#opensProbe(found)) {
-      this.#key.adopt(found);
-      return true;
+    if (!found) throw this.#unsuitable(`no longer holds the key "${this.keyName}"`);
+    try {
+      await this.#openProbe(session, found);
+    } catch (thrown) {
+      if (!(thrown instanceof UnsealError)) throw thrown;
+      throw this.#unsuitable(`holds another key "${this.keyName}" than when the slot was opened`);
     }
-    throw this.#unsuitable(`holds another key "${this.keyName}" than when the slot was opened`);
+    this.#key.adopt(found, epoch);
+    return found;
   }
 
-  /** An `UnsealError` stays what it is: what it means is found out by whoever knows the file. */
-  #told(thrown: unknown): unknown {
-    if (thrown instanceof UnsealError) return thrown;
-    if (thrown instanceof CkrError && this.#login.device.ckrClass(thrown.ckr) === 'stale-handle') {
-      return this.#unsuitable(`no longer holds the key "${this.keyName}"`);
-    }
-    return this.#login.device.error(thrown, `Slot ${this.#login.slot}`);
+  async #openProbe(session: Handle, key: Handle): Promise<void> {
+    const probe = this.#probe;
+    if (!probe) return; // it is being sealed right now
+    using _seed = await this.#decrypt(session, key, probe, probeAad);
   }
 
   /** Whether the key opens what was sealed when the slot was opened: then it is the same, and the token works. */
-  async #opensProbe(key: Handle = this.#key.handle): Promise<boolean> {
-    const probe = this.#probe;
-    if (!probe) return true; // it is being sealed right now
+  async #opensProbe(): Promise<boolean> {
     try {
-      using _seed = await this.#login.pool.use(session => this.#decrypt(session, key, probe, probeAad));
+      await this.#login.pool.use(session => this.#withKey(session, key => this.#openProbe(session, key)));
       return true;
     } catch (thrown) {
       if (thrown instanceof CkrError) return false;
@@ -170,6 +190,9 @@ export class TokenSealer {
     return new KeyslotError('TOKEN_UNSUITABLE', `The token of slot ${this.#login.slot} ${what}.`);
   }
 }
+
+// A device that answers CKR_GENERAL_ERROR may have failed once, or refuse a changed file for good.
+const attempts_max = 3;
 
 const probeAad = Buffer.from('keyslot-probe\n1');
 

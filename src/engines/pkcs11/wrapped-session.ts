@@ -1,3 +1,4 @@
+import type { Recovers, SessionHealth } from '../../custody/engine.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { KeyFolder } from '../../sealing/key-folder.ts';
 import { keyslotSuffix } from '../../sealing/keyslot-form.ts';
@@ -12,7 +13,7 @@ import { WrappingKey } from './wrapping-key.ts';
  * A token that is logged in and seals the keys of its slot, for tokens that cannot sign with Ed25519. The seeds
  * are sealed files outside of the token; signatures are made in process memory.
  */
-export class WrappedSession extends SealedSession {
+export class WrappedSession extends SealedSession implements Recovers {
   readonly #login: TokenLogin;
 
   private constructor(setting: ConstructorParameters<typeof SealedSession>[0], login: TokenLogin) {
@@ -43,6 +44,14 @@ export class WrappedSession extends SealedSession {
       },
     };
     return new WrappedSession(setting, login);
+  }
+
+  get health(): SessionHealth {
+    return this.#login.recovery.health;
+  }
+
+  onHealth(listener: (health: SessionHealth) => void): () => void {
+    return this.#login.recovery.onHealth(listener);
   }
 
   /** The end of the login has a bound, which waiting for a device that hangs has not. */

@@ -33,11 +33,13 @@ export class WrappingKey {
   readonly name: string;
   readonly #login: TokenLogin;
   #handle: Handle;
+  #epoch: number;
 
   private constructor(login: TokenLogin, name: string, handle: Handle) {
     this.#login = login;
     this.name = name;
     this.#handle = handle;
+    this.#epoch = login.epoch;
   }
 
   /**
@@ -61,18 +63,27 @@ export class WrappingKey {
     return new WrappingKey(login, name, make(login, name));
   }
 
-  get handle(): Handle {
-    return this.#handle;
+  /** Nothing when it has to be looked up and proven first. */
+  get handle(): Handle | undefined {
+    return this.#epoch === this.#login.epoch ? this.#handle : undefined;
   }
 
-  /** After a stale handle: what is there under the name now, which may be another key. */
+  /** What is there under the name now, which may be another key. */
   lookUp(): Handle | undefined {
-    return this.#login.work(() => findOne(this.#login, this.name));
+    const found = findOne(this.#login, this.name);
+    if (!found) this.#login.refuseLoggedOut();
+    return found;
   }
 
-  /** Goes on with this handle, which was proven to be the same key. */
-  adopt(handle: Handle): void {
+  /** Goes on with this handle, which was proven in this epoch to be the same key. */
+  adopt(handle: Handle, epoch: number): void {
     this.#handle = handle;
+    this.#epoch = epoch;
+  }
+
+  /** The token does not know the handle any more. */
+  forget(handle: Handle): void {
+    if (this.#handle === handle) this.#epoch = -1;
   }
 }
 

@@ -110,6 +110,25 @@ describe('a token that signs', () => {
   });
 });
 
+describe('the useful number of sessions', () => {
+  it('is as large as the gain, for a device that takes its time', async () => {
+    const afterTheLatency = { skip: 201, ms: 10 };
+    using _slow = faulty.inject({ on: 'C_Sign', effect: 'latency', ...afterTheLatency });
+    const { speed } = await examine({ sessions_max: 4 }); // libuv has four threads here
+    expect(speed).toMatchObject({ usefulSessions: 4, endedBy: 'bound' });
+    expect(speed?.levels.map(({ sessions }) => sessions)).toEqual([1, 2, 4]);
+  });
+
+  it('ends where the device gives no more sessions', async () => {
+    // The login, a read-only one, one for each thing tried, one for the latency, one and then two at once.
+    using _full = faulty.inject({ on: 'C_OpenSession', effect: 'answer', code: 0xb1, skip: 9 });
+    expect((await examine({ sessions_max: 4 })).speed).toMatchObject({
+      usefulSessions: 1,
+      endedBy: 'device',
+    });
+  });
+});
+
 describe('a token that does not sign Ed25519', () => {
   it('is wrapped-only when AES-GCM works, and is timed at opening', async () => {
     faulty.become('no-eddsa');

@@ -1,11 +1,23 @@
 import { describe, expect, it } from 'vitest';
 import { SessionPool } from '../../../src/engines/pkcs11/pool.ts';
+import { KeyslotError } from '../../../src/foundation/errors.ts';
 
 /** A pool over numbered handles; `opened` and `discarded` say what it did with them. */
-function poolOf(size: number, options: { queue_max?: number; open?: () => void } = {}) {
+function poolOf(
+  size: number,
+  options: {
+    queue_max?: number;
+    open?: () => void;
+    call_ms?: number;
+    hung?: Set<object>;
+    whenHung?: () => void;
+    isFull?: () => boolean;
+  } = {},
+) {
   const opened: Buffer[] = [];
   const discarded: Buffer[] = [];
   const pool = new SessionPool({
+    ...options,
     size,
     queue_max: options.queue_max ?? 100,
     open: () => {
@@ -148,5 +160,106 @@ describe('the session pool', () => {
     const { pool } = poolOf(1);
     void pool.use(() => new Promise(() => undefined));
     expect(await pool.drain(20)).toBe(false);
+  });
+
+  it('writes a session off whose call does not come back, and closes it once it has', async () => {
+    const hung = new Set<object>();
+    const toldOf: number[] = [];
+    const { pool, opened, discarded } = poolOf(2, {
+      call_ms: 20,
+      hung,
+      whenHung: () => toldOf.push(hung.size),
+    });
+    const gate = held();
+    const wiped = held();
+    const late = pool.use(async () => {
+      await gate.promise;
+      return { [Symbol.dispose]: () => wiped.resolve() };
+    });
+    await expect(late).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
+    expect(toldOf).toEqual([1]);
+    expect([pool.writtenOff, pool.exhausted]).toEqual([1, false]);
+    expect(await pool.use(async session => session)).toEqual(opened[1]); // the others go on
+    expect(discarded).toEqual([]);
+    gate.resolve();
+    await wiped.promise; // a secret that nobody takes any more
+    expect(await pool.settled(10_000)).toBe(true);
+    expect(discarded).toEqual([opened[0]]);
+    expect([hung.size, pool.writtenOff]).toEqual([0, 0]);
+  });
+
+  it('is exhausted when every session has been written off, and not any more when one is back', async () => {
+    const { pool } = poolOf(2, { call_ms: 20 });
+    const gate = held();
+    const late = [1, 2].map(() => pool.use(() => gate.promise));
+    await Promise.allSettled(late);
+    expect(pool.exhausted).toBe(true);
+    gate.resolve();
+    await pool.settled(10_000);
+    expect(pool.exhausted).toBe(false);
+    expect(await pool.use(async () => 'again')).toBe('again');
+  });
+
+  it('lets everybody wait while it is paused, however many paused it', async () => {
+    const { pool } = poolOf(1);
+    const [first, second] = [pool.pause(), pool.pause()];
+    let served = false;
+    const waiting = pool.use(async () => {
+      served = true;
+    });
+    first();
+    first(); // a second time is none
+    await new Promise(resolve => setImmediate(resolve));
+    expect(served).toBe(false);
+    second();
+    await waiting;
+  });
+
+  it('turns away who waits and who comes until it admits again', async () => {
+    const { pool } = poolOf(1);
+    const resume = pool.pause();
+    const waiting = pool.use(async () => undefined);
+    pool.refuse(() => new KeyslotError('TOKEN_UNAVAILABLE', 'The token is away.'));
+    const away = { code: 'TOKEN_UNAVAILABLE' };
+    await expect(waiting).rejects.toMatchObject(away);
+    await expect(pool.use(async () => undefined)).rejects.toMatchObject(away);
+    pool.admit();
+    const patient = pool.use(async () => 'served');
+    resume();
+    expect(await patient).toBe('served');
+  });
+
+  it('never touches a session again that was lent before all were forgotten', async () => {
+    const { pool, opened, discarded } = poolOf(2);
+    const gate = held();
+    const [spoiled, fine] = [
+      pool.use(async () => {
+        await gate.promise;
+        throw new Error('half-way');
+      }),
+      pool.use(() => gate.promise),
+    ];
+    pool.forget(false);
+    const fresh = await Promise.all([1, 2].map(() => pool.use(async session => session)));
+    expect(fresh).toEqual([opened[2], opened[3]]);
+    gate.resolve();
+    await expect(spoiled).rejects.toThrow('half-way');
+    await fine;
+    expect(discarded).toEqual([]);
+    const next = await Promise.all([1, 2].map(() => pool.use(async session => session)));
+    expect(new Set(next)).toEqual(new Set(fresh));
+  });
+
+  it('makes do with the sessions that a token gives when it gives no more', async () => {
+    let opened = 0;
+    const { pool } = poolOf(4, {
+      isFull: () => true,
+      open: () => {
+        if (opened === 2) throw new Error('no session left');
+        opened += 1;
+      },
+    });
+    const served = await Promise.all(Array.from({ length: 20 }, (_, n) => pool.use(async () => n)));
+    expect(served).toHaveLength(20);
   });
 });

@@ -16,7 +16,9 @@ import { Cryptoki } from '../../../src/engines/pkcs11/cryptoki.ts';
 import { Device } from '../../../src/engines/pkcs11/device.ts';
 import { pkcs11Settings } from '../../../src/engines/pkcs11/index.ts';
 import { TokenLogin } from '../../../src/engines/pkcs11/login.ts';
-import { SessionPool } from '../../../src/engines/pkcs11/pool.ts';
+import { Pkcs11Module } from '../../../src/engines/pkcs11/module.ts';
+import { ordinaryPatience } from '../../../src/engines/pkcs11/recovery.ts';
+import { TokenAccess } from '../../../src/engines/pkcs11/token-access.ts';
 import { WrappedSession } from '../../../src/engines/pkcs11/wrapped-session.ts';
 import { createVerifier } from '../../../src/foundation/ed25519.ts';
 import { silentLog } from '../../../src/foundation/log.ts';
@@ -50,31 +52,30 @@ async function openBent(
     },
   });
   const cryptoki = new Cryptoki(lib);
-  const slots = module.getSlots(true);
-  const slot = Array.from({ length: slots.length }, (_, at) => slots.items(at)).find(
-    each => each.getToken().label.trim() === token.label,
-  );
-  if (!slot) throw new Error('The token has gone.');
-  const anchor = cryptoki.openSession(Buffer.from(slot.handle), CKF_SERIAL_SESSION | CKF_RW_SESSION);
-  cryptoki.login(anchor, CKU_USER, token.pinText);
-  const pool = new SessionPool({
-    size: 4,
-    queue_max: 64,
-    open: () => cryptoki.openSession(Buffer.from(slot.handle), CKF_SERIAL_SESSION),
-    discard: session => cryptoki.closeSession(session),
-  });
   const parsed = pkcs11Settings.parse({
     module: token.module,
     tokenLabel: token.label,
     mode: 'wrapped',
     ...settings,
   });
+  const id = slotId('main');
+  const device = Device.of(id, parsed);
+  const module = Pkcs11Module.open(token.module);
+  const access = new TokenAccess({ id, settings: parsed, device, module, log: silentLog });
+  const view = access.token();
+  const anchor = cryptoki.openSession(view.slotHandle, CKF_SERIAL_SESSION | CKF_RW_SESSION);
+  cryptoki.login(anchor, CKU_USER, token.pinText);
   const login = new TokenLogin({
-    slot: slotId('main'),
+    slot: id,
+    module,
     cryptoki,
-    device: Device.of(slotId('main'), parsed),
+    device,
+    access,
+    patience: { ...ordinaryPatience, outage_ms: 200 },
+    log: silentLog,
+    token: view,
     anchor,
-    pool,
+    pin: token.pin(),
     whenClosed: () => undefined,
   });
   try {
@@ -134,6 +135,9 @@ it('blames the device and no file when the device fails while it decrypts', asyn
   failing = true;
   await expect(signer.sign(Buffer.from('x'))).rejects.toMatchObject({ code: 'TOKEN_UNAVAILABLE' });
   failing = false;
+  const back = Promise.withResolvers<void>();
+  session.onHealth(({ state }) => state === 'serving' && back.resolve());
+  await back.promise;
   expect(await signer.sign(Buffer.from('x'))).toHaveLength(64);
 });
 
