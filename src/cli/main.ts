@@ -4,19 +4,6 @@ import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
 import { homeFromEnvironment } from '../appliance/environment.ts';
 import { pageHome } from '../appliance/page-environment.ts';
-import { addApprovals } from './commands/approvals.ts';
-import { addAudit } from './commands/audit.ts';
-import { addDoctor } from './commands/doctor.ts';
-import { addEnvelopes } from './commands/envelopes.ts';
-import { addFreeze } from './commands/freeze.ts';
-import { addIdentities } from './commands/identities.ts';
-import { addKeys } from './commands/keys.ts';
-import { addMigrate } from './commands/migrate.ts';
-import { addPolicy } from './commands/policy.ts';
-import { addServe } from './commands/serve.ts';
-import { addSign } from './commands/sign.ts';
-import { addSlots } from './commands/slots.ts';
-import { addTokens } from './commands/tokens.ts';
 import { fail, misused } from './output.ts';
 
 /** `keyslot`: argv to the appliance or its client. Exit status: 0 done, 1 refused or failed, 2 misused. */
@@ -45,19 +32,28 @@ const shared = (command: Command): Command =>
     .option('--json', 'print JSON instead of tables')
     .exitOverride();
 
-addServe(program, shared);
-addSlots(program, shared);
-addKeys(program, shared);
-addSign(program, shared);
-addMigrate(program, shared);
-addPolicy(program, shared);
-addFreeze(program, shared);
-addApprovals(program, shared);
-addAudit(program, shared);
-addIdentities(program, shared);
-addTokens(program, shared);
-addDoctor(program, shared);
-addEnvelopes(program);
+/**
+ * Where each command is. Only the one that is named is loaded, because loading all of them takes longer than most of
+ * them do; whoever asks for help, or for what does not exist, gets all.
+ */
+const commands: Readonly<Record<string, () => Promise<unknown>>> = {
+  serve: async () => (await import('./commands/serve.ts')).addServe(program, shared),
+  slots: async () => (await import('./commands/slots.ts')).addSlots(program, shared),
+  keys: async () => (await import('./commands/keys.ts')).addKeys(program, shared),
+  'sign verify': async () => (await import('./commands/sign.ts')).addSign(program, shared),
+  migrate: async () => (await import('./commands/migrate.ts')).addMigrate(program, shared),
+  policy: async () => (await import('./commands/policy.ts')).addPolicy(program, shared),
+  'freeze thaw': async () => (await import('./commands/freeze.ts')).addFreeze(program, shared),
+  approvals: async () => (await import('./commands/approvals.ts')).addApprovals(program, shared),
+  audit: async () => (await import('./commands/audit.ts')).addAudit(program, shared),
+  'whoami identities': async () => (await import('./commands/identities.ts')).addIdentities(program, shared),
+  tokens: async () => (await import('./commands/tokens.ts')).addTokens(program, shared),
+  doctor: async () => (await import('./commands/doctor.ts')).addDoctor(program, shared),
+  envelopes: async () => (await import('./commands/envelopes.ts')).addEnvelopes(program),
+};
+const [, , asked = ''] = process.argv;
+const named = Object.entries(commands).filter(([names]) => names.split(' ').includes(asked));
+for (const [, add] of named.length > 0 ? named : Object.entries(commands)) await add();
 
 try {
   await program.parseAsync();

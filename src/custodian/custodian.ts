@@ -31,7 +31,7 @@ import { FreezeBoard } from './freeze-board.ts';
 import { Idempotency } from './idempotency.ts';
 import { Identities, type Identity } from './identities.ts';
 import { identityOperations, loadIdentities } from './identity-operations.ts';
-import { type JwtIssuer, Jwts } from './jwt.ts';
+import type { JwtIssuer } from './jwt.ts';
 import { keyOperations } from './key-operations.ts';
 import { KeyLifecycle } from './keys.ts';
 import { Ledger } from './ledger.ts';
@@ -436,11 +436,13 @@ async function peopleOf(options: CustodianOptions, { store, clock }: { store: St
   const { log, jwtIssuers = [], apiTokens, lease_ms = appRoleLease_ms } = options;
   const rows = new StoredIdentities(store);
   const appRoles = new AppRoles(options.identities, { clock, lease_ms });
-  const jwts = new Jwts(jwtIssuers, { clock, log });
+  // Its library is loaded where there is something to check.
+  const jwts =
+    jwtIssuers.length > 0 ? new (await import('./jwt.ts')).Jwts(jwtIssuers, { clock, log }) : undefined;
   let tokens: ApiTokens | undefined;
   const identities = new Identities(options.identities, {
     tokens: [digest => appRoles.identityOf(digest), digest => tokens?.identityOf(digest)],
-    ...(jwtIssuers.length > 0 ? { jwt: (jwt: string) => jwts.check(jwt) } : {}),
+    ...(jwts ? { jwt: (jwt: string) => jwts.check(jwt) } : {}),
   });
   await loadIdentities(identities, rows, log);
   tokens = await ApiTokens.load({

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { KeyInfo } from '../custody/engine.ts';
 import { KeyslotError } from '../foundation/errors.ts';
 import { classifyMessage } from '../solana/message-kind.ts';
@@ -65,8 +65,8 @@ export interface Order {
 /** An order that was read: what is signed, and what that is. */
 export type Decoded = {
   readonly message: Uint8Array;
-  /** SHA-256 of the message. */
-  readonly digest: Buffer;
+  /** SHA-256 of the message, in hexadecimal. */
+  readonly digest: string;
 } & (
   | { readonly kind: 'bytes' | 'raw-transaction' }
   | { readonly kind: 'offchain'; readonly offchain: OffchainMessage }
@@ -76,4 +76,4 @@ export type Decoded = {
 /** The key that is to sign, as far as reading an order needs it. */
 type Named = Pick<KeyInfo, 'id' | 'publicKey'>;
 
-const sha256 = (bytes: Uint8Array): Buffer => createHash('sha256').update(bytes).digest();
+const sha256 = (bytes: Uint8Array): string => hash('sha256', bytes, 'hex');

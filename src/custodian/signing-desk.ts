@@ -255,7 +255,7 @@ const aboutKey = ({ operation, call, identity, record, key }: Asking) => ({
 
 const aboutMessage = (decoded: Decoded) => ({
   kind: decoded.kind,
-  message: decoded.digest.toString('hex'),
+  message: decoded.digest,
   ...(decoded.kind === 'transaction' ? { transaction: encodeBase64(decoded.message) } : {}),
 });
 
@@ -271,7 +271,7 @@ const requestOf = ({ operation, identity, call, record }: Asking, decoded: Decod
   requestId: call.requestId,
   actor: identity.name,
   key: record.id,
-  message: decoded.digest.toString('hex'),
+  message: decoded.digest,
 });
 
 const messageFacts = (decoded: Exclude<Decoded, { kind: 'transaction' }>): Facts => ({
