@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setImmediate as turn } from 'node:timers/promises';
+
 import type { Clock } from '../foundation/clock.ts';
 import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
@@ -176,7 +177,7 @@ export class AuditWriter {
   async #fly(): Promise<void> {
     await undefined; // what is appended in the same turn goes along
     while (this.#queue.length > 0 && !this.#failure) {
-      if (this.#open.size >= crowd && this.#queue.length < this.#open.size) await delay(crowd_ms);
+      if (this.#open.size >= crowd && this.#queue.length < this.#open.size) await turn();
       if (this.#queue.length === 0 || this.#failure) break;
       const watch = setTimeout(() => this.#hangs(), this.#settings.commit_ms);
       try {
@@ -376,11 +377,11 @@ interface AssembledLine {
 }
 
 /**
- * A commit costs as much for one record as for a hundred. While so many signatures are being made, their results
- * come within a moment, and waiting for them makes one commit of several; a caller who is alone never waits.
+ * A commit costs as much for one record as for a hundred. While so many signatures are being made, a turn of the event
+ * loop brings more of their results, and waiting for it makes one commit of several; nobody waits for a fixed time, and
+ * a caller who is alone for nothing.
  */
 const crowd = 16;
-const crowd_ms = 1;
 
 /** What waits while the disk is slow. */
 const queue_records_max = 65_536;
