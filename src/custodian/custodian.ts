@@ -43,6 +43,7 @@ import { PinGuard } from './pin-guard.ts';
 import { PolicyBook } from './policy-book.ts';
 import { policyOperations } from './policy-operations.ts';
 import { asker, Recorder, subjectOf, traceOf } from './recorder.ts';
+import { isAway, Reopening } from './reopening.ts';
 import { type Desk, SigningDesk } from './signing-desk.ts';
 import { signingOperations } from './signing-operations.ts';
 import { SlotKeeper, type SlotSetting } from './slot-keeper.ts';
@@ -63,6 +64,8 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   private constructor(parts: Parts, opened: AsyncDisposableStack) {
     this.#parts = parts;
     this.#opened = opened;
+    const { keepers } = parts.door;
+    opened.use(new Reopening([...keepers.values()], keeper => this.#openAgain(keeper), parts.log));
   }
 
   /**
@@ -78,18 +81,9 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   /** Opens the slots that open by themselves; what failed is returned, and its slot says so too. */
   async openUnattended(): Promise<readonly KeyslotError[]> {
     const failures: KeyslotError[] = [];
-    const { door, recorder } = this.#parts;
-    for (const keeper of door.keepers.values()) {
+    for (const keeper of this.#parts.door.keepers.values()) {
       if (keeper.attended) continue;
-      const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id };
-      try {
-        const intent = await recorder.intent(about);
-        const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
-        await recorder.result(intent, { ...about, outcome: error ? 'failed' : 'ok', code: error?.code });
-        if (error) throw error;
-      } catch (thrown) {
-        failures.push(toKeyslotError(thrown));
-      }
+      await this.#openByItself(keeper).catch(thrown => failures.push(toKeyslotError(thrown)));
     }
     return failures;
   }
@@ -116,6 +110,27 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   /** Locks every slot: what is signing finishes, then the logins end. The log is closed last. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#opened.disposeAsync();
+  }
+
+  /** Nobody asked for it, and it stands in the audit log all the same. */
+  async #openByItself(keeper: SlotKeeper): Promise<void> {
+    const { recorder } = this.#parts;
+    const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id };
+    const intent = await recorder.intent(about);
+    const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
+    await recorder.result(intent, { ...about, outcome: error ? 'failed' : 'ok', code: error?.code });
+    if (error) throw error;
+  }
+
+  /** A device that is still away is nothing to write down again and again; that it is back, or refuses, is. */
+  async #openAgain(keeper: SlotKeeper): Promise<void> {
+    const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
+    if (!error || !isAway(error.code)) {
+      const outcome = error ? 'failed' : 'ok';
+      const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id } as const;
+      await this.#parts.recorder.event({ ...about, outcome, ...(error ? { code: error.code } : {}) });
+    }
+    if (error) throw error;
   }
 
   /** Who asks, when they may ask for such a thing at all. */
@@ -260,6 +275,8 @@ export interface CustodianOptions {
   readonly desk?: Desk | undefined;
   /** Where wallets are made, and whose wallets are taken in there. */
   readonly wallets?: { readonly slot: SlotId; readonly adoption?: AdoptionSource | undefined } | undefined;
+  /** Told when calls of a slot's module hang for good, so that only another process helps. */
+  readonly beyondHelp?: (slot: SlotId, error: KeyslotError) => void;
   readonly log: Log;
   readonly clock?: Clock;
 }
@@ -405,7 +422,7 @@ async function keepersOf(
   },
 ): Promise<ReadonlyMap<SlotId, SlotKeeper>> {
   const { registry, journal, labels, clock, store } = world;
-  const { log } = options;
+  const { log, beyondHelp = () => undefined } = options;
   const keeperWorld = {
     registry,
     journal,
@@ -413,6 +430,7 @@ async function keepersOf(
     pins: new PinGuard(clock),
     clock,
     log,
+    beyondHelp,
   };
   const keepers = new Map<SlotId, SlotKeeper>();
   for (const setting of options.slots) {

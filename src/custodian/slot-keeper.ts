@@ -1,4 +1,12 @@
-import type { CustodyLabel, KeyInfo, Session, Signer, Slot, SlotDescription } from '../custody/engine.ts';
+import {
+  type CustodyLabel,
+  recovers,
+  type Session,
+  type SessionHealth,
+  type Signer,
+  type Slot,
+  type SlotDescription,
+} from '../custody/engine.ts';
 import type { KeyId, SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import type { Clock } from '../foundation/clock.ts';
@@ -13,10 +21,14 @@ import type { MigrationsJournal } from '../store/migrations-journal.ts';
 import type { AccessMode, SlotState, SlotView } from '../wire/views.ts';
 import { KeyUse } from './key-use.ts';
 import type { PinGuard } from './pin-guard.ts';
+import { type Findings, isHarmless, Reconciliation, samePublicKey, shown } from './reconciliation.ts';
 
 /**
  * One configured slot and its state: `locked → open ⇄ degraded → failed`, and `latched` once its token has
  * refused a PIN. The keeper alone decides when a token hears a PIN: one opening at a time, one attempt each.
+ *
+ * A session that finds its lost device again by itself stays open meanwhile: `degraded` while requests wait for the
+ * device, `failed` while they are turned away, and what it was before when the device is back.
  */
 export class SlotKeeper {
   readonly id: SlotId;
@@ -24,13 +36,16 @@ export class SlotKeeper {
   readonly #setting: SlotSetting;
   readonly #world: KeeperWorld;
   readonly #use = new KeyUse();
+  readonly #reconciliation: Reconciliation;
+  readonly #listeners = new Set<(state: SlotState) => void>();
   #description: SlotDescription;
   #state: SlotState = 'locked';
-  #reason: { code: ErrorCode; detail: string } | undefined;
-  #findings: SlotView['findings'] = [];
+  #reason: Reason | undefined;
+  #findings: Findings = [];
   #opened: Opened | undefined;
   #opening: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
+  #latching: Promise<void> | undefined;
 
   private constructor(setting: SlotSetting, description: SlotDescription, world: KeeperWorld) {
     this.id = setting.slot.id;
@@ -38,6 +53,7 @@ export class SlotKeeper {
     this.#setting = setting;
     this.#description = description;
     this.#world = world;
+    this.#reconciliation = new Reconciliation(this.id, world);
   }
 
   /**
@@ -57,6 +73,21 @@ export class SlotKeeper {
 
   get state(): SlotState {
     return this.#state;
+  }
+
+  /** Why the slot is not what it should be; nothing for one that is open, or locked. */
+  get reason(): { readonly code: ErrorCode; readonly detail: string } | undefined {
+    return this.#reason;
+  }
+
+  /** Whether it is logged in, also while its device is away. */
+  get holdsSession(): boolean {
+    return this.#opened !== undefined;
+  }
+
+  /** Calls the listener at every change of the state. */
+  onState(listener: (state: SlotState) => void): void {
+    this.#listeners.add(listener);
   }
 
   get custody(): CustodyLabel {
@@ -111,6 +142,7 @@ export class SlotKeeper {
   /** Ends the login. What is signing finishes first; the slot refuses new work at once. */
   async lock(): Promise<void> {
     await this.#opening?.catch(() => undefined);
+    await this.#latching;
     await this.#close('locked', undefined);
   }
 
@@ -177,17 +209,14 @@ export class SlotKeeper {
     }
   }
 
-  /** A failure below, told by whoever met it: a token that has gone takes its slot out of service. */
+  /**
+   * A failure below, told by whoever met it: a token that has gone takes its slot out of service, unless its session
+   * knows better.
+   */
   noticed(error: KeyslotError): void {
-    if (error.code !== 'TOKEN_UNAVAILABLE' || !this.#opened) return;
+    if (error.code !== 'TOKEN_UNAVAILABLE' || !this.#opened || recovers(this.#opened.session)) return;
     this.#world.log.error({ slot: this.id, err: error }, 'the token is gone; the slot has failed');
-    // Not waited for: whoever met the failure is answered now, the sessions end in their own time.
-    this.#close('failed', { code: error.code, detail: error.message }).catch(thrown => {
-      this.#world.log.error(
-        { slot: this.id, err: thrown },
-        'the session of a failed slot did not end in order',
-      );
-    });
+    this.#closeSoon('failed', reasonOf(error));
   }
 
   async #openWith(given: Secret | undefined, by: string): Promise<void> {
@@ -210,16 +239,76 @@ export class SlotKeeper {
     try {
       this.#world.latches.clear(this.id);
       this.#description = await this.#setting.slot.describe();
-      this.#findings = await this.#reconcile(session);
+      this.#findings = shown(await this.#reconciliation.atOpening(session));
     } catch (thrown) {
       await session[Symbol.asyncDispose]();
       throw this.#failed(thrown);
     }
-    this.#opened = { session, pinDigest: this.#world.pins.digest(pin), signers: new Map() };
-    this.#enter(
-      this.#findings.some(finding => !harmless.has(finding.problem)) ? 'degraded' : 'open',
-      undefined,
-    );
+    const opened: Opened = {
+      session,
+      pinDigest: this.#world.pins.digest(pin),
+      signers: new Map(),
+      ...(recovers(session)
+        ? { pin: pin.copy(), unfollow: session.onHealth(health => this.#follow(opened, health)) }
+        : {}),
+    };
+    this.#opened = opened;
+    this.#enter(this.#standing(), undefined);
+    if (recovers(session) && session.health.state !== 'serving') this.#follow(opened, session.health);
+  }
+
+  /** What becomes of the slot as its session loses its device and finds it again. */
+  #follow(opened: Opened, health: SessionHealth): void {
+    if (opened !== this.#opened) return;
+    switch (health.state) {
+      case 'serving':
+        this.#enter(this.#standing(), undefined);
+        this.#lookAgain(opened);
+        break;
+      case 'recovering':
+        this.#enter('degraded', reasonOf(health.error));
+        break;
+      case 'lost':
+        this.#enter('failed', reasonOf(health.error));
+        break;
+      case 'refused':
+        this.#refusedMeanwhile(opened, health.error);
+        break;
+      case 'hung':
+        this.#enter('failed', reasonOf(health.error));
+        this.#world.beyondHelp(this.id, health.error);
+        break;
+    }
+  }
+
+  /** The token was away: the keys that are registered here are looked for again, behind the requests. */
+  #lookAgain(opened: Opened): void {
+    const look = async () => {
+      const harmful = await this.#reconciliation.ofRegistered(opened.session);
+      if (opened !== this.#opened) return;
+      this.#findings = shown([...harmful, ...this.#findings.filter(isHarmless)]);
+      if (this.#state === 'open' || this.#reason === undefined) this.#enter(this.#standing(), undefined);
+    };
+    look().catch(thrown => {
+      const error = toKeyslotError(thrown); // the next outage, most likely, which brings the next look
+      this.#world.log.warn({ slot: this.id, err: error }, 'the keys of a slot could not be looked for');
+    });
+  }
+
+  /** The PIN that opened the slot is refused now, so it is not spent again, here or by a successor. */
+  #refusedMeanwhile({ pin }: Opened, error: KeyslotError): void {
+    if (error.code === 'PIN_REFUSED' && pin) {
+      this.#enter('latched', latchReason); // at once: it holds even when it cannot be written down
+      this.#latching = this.#world.latches.set(this.id, pin, this.#world.clock.utc()).catch(thrown => {
+        this.#world.log.error({ slot: this.id, err: thrown }, 'a refused PIN could not be written down');
+      });
+    }
+    this.#closeSoon('failed', reasonOf(error));
+  }
+
+  /** How an open slot is when its device is there. */
+  #standing(): SlotState {
+    return this.#findings.every(isHarmless) ? 'open' : 'degraded';
   }
 
   /** A PIN that a caller brought counts against that caller; the one of the source is nobody's guess. */
@@ -234,7 +323,7 @@ export class SlotKeeper {
 
   #failed(thrown: unknown): KeyslotError {
     const error = toKeyslotError(thrown);
-    this.#enter('failed', { code: error.code, detail: error.message });
+    this.#enter('failed', reasonOf(error));
     return error;
   }
 
@@ -248,48 +337,6 @@ export class SlotKeeper {
       'SLOT_PIN_REQUIRED',
       `Slot ${this.id} is attended: its PIN comes with the request.`,
     );
-  }
-
-  /**
-   * Holds the registry against what the token has. A key that was being made when the appliance stopped is
-   * resolved, because that is our own unfinished sentence; every other difference is reported and left alone.
-   */
-  async #reconcile(session: Session): Promise<SlotView['findings']> {
-    const present = new Map<KeyId, KeyInfo>();
-    for await (const info of session.keys()) present.set(info.id, info);
-    const findings: SlotView['findings'] = [];
-    for (const record of this.#world.registry.ofSlot(this.id)) {
-      if (record.state === 'destroyed') continue; // what is left of it in the token is unknown there
-      const info = present.get(record.id);
-      present.delete(record.id);
-      if (record.state === 'pending') await this.#resolve(session, record, info !== undefined);
-      else if (!info) findings.push({ key: record.id, problem: await absence(session, record.id) });
-      else if (!samePublicKey(record, info)) findings.push({ key: record.id, problem: 'mismatch' });
-    }
-    const copies = this.#world.journal.copiesIn(this.id);
-    for (const { id, publicKey } of present.values()) {
-      const copied = copies.get(id);
-      const kept = copied !== undefined && Buffer.compare(copied, publicKey) === 0;
-      findings.push({ key: id, problem: kept ? 'kept-copy' : 'unknown' });
-    }
-    for (const finding of findings) {
-      if (finding.problem === 'kept-copy') continue; // wanted, and named by the journal
-      this.#world.log.warn({ slot: this.id, ...finding }, 'the registry and the token differ');
-    }
-    return shown(findings);
-  }
-
-  /** What a list says of a key is not proven: the record is completed with what its signer was found to be. */
-  async #resolve(session: Session, record: KeyRecord, made: boolean): Promise<void> {
-    const { log, registry } = this.#world;
-    log.warn({ slot: this.id, key: record.id, made }, 'a key was being made when Keyslot stopped');
-    if (!made) return registry.abandon(record.id);
-    try {
-      registry.complete((await session.signer(record.id)).key);
-    } catch (thrown) {
-      const { code } = toKeyslotError(thrown);
-      log.error({ slot: this.id, key: record.id, code, err: thrown }, 'a key that was being made is damaged');
-    }
   }
 
   async #bind(session: Session, record: KeyRecord): Promise<BoundSigner> {
@@ -313,31 +360,35 @@ export class SlotKeeper {
     return new KeyslotError('SLOT_LOCKED', `Slot ${this.id} was locked meanwhile.`, { cause: thrown });
   }
 
-  async #close(
-    state: SlotState,
-    reason: (SlotView['reason'] & { code: ErrorCode }) | undefined,
-  ): Promise<void> {
+  /** Not waited for: whoever met the failure is answered now, the sessions end in their own time. */
+  #closeSoon(state: SlotState, reason: Reason): void {
+    this.#close(state, reason).catch(thrown => {
+      this.#world.log.error({ slot: this.id, err: thrown }, 'the session of a slot did not end in order');
+    });
+  }
+
+  async #close(state: SlotState, reason: Reason | undefined): Promise<void> {
     const opened = this.#opened;
     this.#opened = undefined;
     if (this.#state !== 'latched') this.#enter(state, reason);
     if (opened) {
+      opened.unfollow?.();
       const closing = Promise.resolve(opened.session[Symbol.asyncDispose]());
       this.#closing = closing.finally(() => {
         this.#closing = undefined;
+        opened.pin?.[Symbol.dispose]();
       });
     }
     await this.#closing;
   }
 
-  #enter(state: SlotState, reason: { code: ErrorCode; detail: string } | undefined): void {
-    if (state !== this.#state) {
-      this.#world.log.info(
-        { slot: this.id, from: this.#state, to: state, ...reason },
-        'the slot changed its state',
-      );
-    }
+  #enter(state: SlotState, reason: Reason | undefined): void {
+    const from = this.#state;
     this.#state = state;
     this.#reason = reason;
+    if (state === from) return;
+    this.#world.log.info({ slot: this.id, from, to: state, ...reason }, 'the slot changed its state');
+    for (const listener of this.#listeners) listener(state);
   }
 
   #openedOrThrow(): Opened {
@@ -380,6 +431,8 @@ export interface KeeperWorld {
   readonly pins: PinGuard;
   readonly clock: Clock;
   readonly log: Log;
+  /** Calls of the slot's module hang for good: only another process helps. */
+  readonly beyondHelp: (slot: SlotId, error: KeyslotError) => void;
 }
 
 /** A signer together with what checks its signatures: the registered public key, prepared once. */
@@ -399,34 +452,22 @@ interface Opened {
   readonly session: Session;
   readonly pinDigest: Buffer;
   readonly signers: Map<KeyId, Promise<BoundSigner>>;
+  /** Of a session that logs in again by itself: what it does so with, and how it is no longer followed. */
+  readonly pin?: Secret;
+  readonly unfollow?: () => void;
 }
 
-const findings_max = 100;
-const harmless: ReadonlySet<SlotView['findings'][number]['problem']> = new Set(['unknown', 'kept-copy']);
-
-/** Copies that were kept on purpose stand behind everything that nobody meant to happen. */
-function shown(findings: SlotView['findings']): SlotView['findings'] {
-  const rank = ({ problem }: SlotView['findings'][number]) => (problem === 'kept-copy' ? 1 : 0);
-  return findings.toSorted((a, b) => rank(a) - rank(b)).slice(0, findings_max);
+interface Reason {
+  readonly code: ErrorCode;
+  readonly detail: string;
 }
+
+const reasonOf = ({ code, message }: KeyslotError): Reason => ({ code, detail: message });
 
 const latchReason = {
   code: 'SLOT_LATCHED',
   detail: 'The token refused the PIN; it is not tried again.',
 } as const;
-
-const samePublicKey = (record: KeyRecord, info: KeyInfo): boolean =>
-  record.publicKey !== undefined && Buffer.compare(record.publicKey, info.publicKey) === 0;
-
-/** Why a registered key was not listed: it is not there, or what is there cannot be used. */
-async function absence(session: Session, key: KeyId): Promise<'missing' | 'damaged'> {
-  try {
-    await session.signer(key);
-    return 'damaged'; // it can be looked up and yet was not listed: nothing to rely on
-  } catch (thrown) {
-    return toKeyslotError(thrown).code === 'KEY_UNKNOWN' ? 'missing' : 'damaged';
-  }
-}
 
 /** That a custody knows nothing of a key is the caller's mistake only when the registry does not know it either. */
 export function missingKey(thrown: unknown, key: KeyId, slot: SlotId): unknown {

@@ -224,7 +224,7 @@ export const errorTable = {
   SLOT_FAILED: passing(
     503,
     'The slot has failed',
-    'See the reason in GET /v1/slots and the log; an operator opens the slot again.',
+    'See the reason in GET /v1/slots. It opens by itself when its device is back; an operator may open it, too.',
   ),
   SLOT_BUSY: passing(503, 'The slot has too many waiting requests', 'Retry after the time in Retry-After.'),
   SLOT_HAS_NO_PIN: refused(

@@ -2,7 +2,9 @@ import {
   generates,
   imports,
   type KeyInfo,
+  type Recovers,
   type Session,
+  type SessionHealth,
   type Signer,
   type Slot,
 } from '../../src/custody/engine.ts';
@@ -30,6 +32,12 @@ export class Device implements AsyncDisposable {
   onGenerate: (honest: () => Promise<KeyInfo>) => Promise<KeyInfo> = honest => honest();
   onClose: () => Promise<void> = async () => undefined;
   powers = true;
+  /** Ids of keys that it does not list. */
+  hidden: ReadonlySet<string> = new Set();
+  /** Whether its sessions find the lost device again by themselves; how they are is said by `say`. */
+  recovers = false;
+  #health: SessionHealth = { state: 'serving' };
+  readonly #listeners = new Set<(health: SessionHealth) => void>();
   readonly #engine: AsyncDisposable;
   readonly #honest: Slot;
   #opening = 0;
@@ -51,6 +59,17 @@ export class Device implements AsyncDisposable {
     const device = new Device(engine, slot);
     await device.behind(async () => undefined); // the first opening sets the PIN
     return device;
+  }
+
+  /** What the session says of the device from now on. */
+  say(health: SessionHealth): void {
+    this.#health = health;
+    for (const listener of [...this.#listeners]) listener(health);
+  }
+
+  /** How many follow what the session says. */
+  get followers(): number {
+    return this.#listeners.size;
   }
 
   /** Something done to the device while no custodian has it open. */
@@ -78,11 +97,12 @@ export class Device implements AsyncDisposable {
   #bent(honest: Session): Session {
     const keys = () => honest.keys();
     const before = () => this.onKeys();
+    const hidden = () => this.hidden;
     const plain: Session = {
       slot: honest.slot,
       async *keys() {
         await before();
-        yield* keys();
+        for await (const info of keys()) if (!hidden().has(info.id)) yield info;
       },
       signer: async key => this.#bentSigner(await this.onSigner(await honest.signer(key))),
       [Symbol.asyncDispose]: async () => {
@@ -91,9 +111,20 @@ export class Device implements AsyncDisposable {
       },
     };
     if (!this.powers || !generates(honest) || !imports(honest)) return plain;
-    return Object.assign(plain, {
+    return Object.assign(this.recovers ? this.#recovering(plain) : plain, {
       generate: (key: KeyId) => this.onGenerate(() => honest.generate(key)),
       import: (key: KeyId, seed: Secret) => honest.import(key, seed),
+    });
+  }
+
+  #recovering(plain: Session): Session & Recovers {
+    const health = () => this.#health;
+    const onHealth: Recovers['onHealth'] = listener => {
+      this.#listeners.add(listener);
+      return () => this.#listeners.delete(listener);
+    };
+    return Object.defineProperty(Object.assign(plain, { onHealth, health: health() }), 'health', {
+      get: health,
     });
   }
 
