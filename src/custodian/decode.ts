@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import type { KeyInfo } from '../custody/engine.ts';
 import { KeyslotError } from '../foundation/errors.ts';
-import { classifyMessage } from '../solana/message-kind.ts';
+import { classifyMessage, isWireTransaction } from '../solana/message-kind.ts';
 import { listsSigner, type OffchainMessage } from '../solana/offchain-message.ts';
 import { parseTransaction, signerIndex, type TransactionView } from '../solana/transaction.ts';
 import { unsignedWire } from '../solana/unsigned-wire.ts';
@@ -25,14 +25,12 @@ export function decode(order: Order, key: Named, raw: boolean): Decoded {
 function decodeMessage(bytes: Uint8Array, key: Named, raw: boolean): Decoded {
   const kind = classifyMessage(bytes);
   const whole = { message: bytes, digest: sha256(bytes) };
-  if (kind.kind === 'bytes') return { kind: 'bytes', ...whole };
-  if (kind.kind === 'transaction') {
+  if (kind.kind === 'transaction' || (kind.kind === 'bytes' && isWireTransaction(bytes))) {
     if (raw) return { kind: 'raw-transaction', ...whole };
-    throw new KeyslotError(
-      'MESSAGE_IS_TRANSACTION',
-      `The message reads as a ${kind.version} transaction message.`,
-    );
+    const what = kind.kind === 'transaction' ? `a ${kind.version} transaction message` : 'a wire transaction';
+    throw new KeyslotError('MESSAGE_IS_TRANSACTION', `The message reads as ${what}.`);
   }
+  if (kind.kind === 'bytes') return { kind: 'bytes', ...whole };
   if (!listsSigner(kind, key.publicKey)) {
     throw new KeyslotError('KEY_NOT_A_SIGNER', `The off-chain message does not list ${key.id} as a signer.`);
   }

@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer';
-import { publicKey_bytes } from '../foundation/ed25519.ts';
+import { publicKey_bytes, signature_bytes } from '../foundation/ed25519.ts';
 import { limits } from '../foundation/limits.ts';
 import { beginsAsOffchainMessage, type OffchainMessage, parseOffchainMessage } from './offchain-message.ts';
 import {
@@ -32,6 +32,17 @@ export function classifyMessage(bytes: Uint8Array): MessageKind {
   if (beginsAsOffchainMessage(bytes)) return parseOffchainMessage(bytes);
   const version = readableVersion(bytes);
   return version === undefined ? { kind: 'bytes' } : { kind: 'transaction', version };
+}
+
+/**
+ * Whether the bytes are a legacy or v0 transaction as it travels: the number of its signatures, the signatures, and
+ * its message. (One of v1 begins with its message, which `classifyMessage` recognises.) A signature over all of them
+ * is good for nothing, so whoever asks for one has asked for the wrong thing.
+ */
+export function isWireTransaction(bytes: Uint8Array): boolean {
+  const count = bytes[0] ?? 0;
+  if (count === 0 || count >= version_bit) return false;
+  return readableVersion(bytes.subarray(1 + count * signature_bytes)) !== undefined;
 }
 
 function readableVersion(bytes: Uint8Array): TransactionVersion | undefined {

@@ -4,8 +4,17 @@ import { VersionedMessage } from '@solana/web3.js';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { isKeyslotError } from '../../src/foundation/errors.ts';
-import { classifyMessage } from '../../src/solana/message-kind.ts';
-import { type Compiled, compiledMessages, key, messageBytes, plain, plainV0, plainV1 } from './compiled.ts';
+import { classifyMessage, isWireTransaction } from '../../src/solana/message-kind.ts';
+import {
+  type Compiled,
+  compiledMessages,
+  key,
+  messageBytes,
+  plain,
+  plainV0,
+  plainV1,
+  wireBytes,
+} from './compiled.ts';
 
 const kindOf = (bytes: Uint8Array): string => classifyMessage(bytes).kind;
 const concat = (...parts: (readonly number[] | Uint8Array)[]): Uint8Array =>
@@ -248,3 +257,26 @@ function web3Decodes(bytes: Uint8Array): boolean {
 
 const hasLongLength = (bytes: Uint8Array): boolean =>
   bytes.some((byte, at) => byte >= 0x80 && (bytes[at + 1] ?? 0) >= 0x80 && (bytes[at + 2] ?? 0) >= 0x80);
+
+describe('wire transactions', () => {
+  it('are recognised in every version, signed or not, by their message or as a whole', () => {
+    fc.assert(
+      fc.property(compiledMessages, parts => {
+        const wire = wireBytes(parts);
+        expect(isWireTransaction(wire) || kindOf(wire) === 'transaction').toBe(true);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('are not seen in text, hashes, or the messages themselves cut short', () => {
+    fc.assert(
+      fc.property(fc.string(), text => {
+        expect(isWireTransaction(Buffer.from(text.replaceAll(/[^ -~]/g, '.')))).toBe(false);
+        expect(isWireTransaction(createHash('sha256').update(text).digest())).toBe(false);
+      }),
+    );
+    expect(isWireTransaction(wireBytes(plain).subarray(0, 100))).toBe(false);
+    expect(isWireTransaction(new Uint8Array())).toBe(false);
+  });
+});
