@@ -2,6 +2,7 @@ import { createEncryptedFileEngine, encryptedFileSettings } from '../../src/engi
 import { silentLog } from '../../src/foundation/log.ts';
 import { describeEngine } from './engine-suite.ts';
 import { allPowers, fileLab, pageForm } from './file-lab.ts';
+import '../sealing/remembered-scrypt.ts';
 
 const exam = (name: string, settings: object) =>
   describeEngine(name, {

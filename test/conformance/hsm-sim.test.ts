@@ -3,6 +3,7 @@ import { silentLog } from '../../src/foundation/log.ts';
 import { Secret } from '../../src/foundation/secret.ts';
 import { describeEngine } from './engine-suite.ts';
 import { allPowers, fileLab } from './file-lab.ts';
+import '../sealing/remembered-scrypt.ts';
 
 describeEngine('hsm-sim', {
   engineName: 'hsm-sim',

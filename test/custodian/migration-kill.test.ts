@@ -9,6 +9,7 @@ import { folderFiles } from '../../src/audit/verify-files.ts';
 import { createVerifier, publicKeyFromSeed } from '../../src/foundation/ed25519.ts';
 import type { OperationName, Request } from '../../src/wire/custodian.ts';
 import { type SoftToken, softToken } from '../engines/pkcs11/soft-token.ts';
+import { rememberingChild } from '../sealing/remembered-scrypt.ts';
 import { askOf, refusal, text } from './lab.ts';
 import { openWorld, type World, type WorldPlace } from './migration-world.ts';
 
@@ -35,9 +36,15 @@ const slotOf = async (world: World, key: string) => (await ask(world, 'show-key'
 
 /** Runs an operation in a process that is killed when it stands at the point. */
 async function killAt(point: string, operation: string, migration: string): Promise<void> {
-  const child = spawn(process.execPath, [entry, JSON.stringify(place), operation, migration, point], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+  const { args, env } = rememberingChild(place.folder);
+  const child = spawn(
+    process.execPath,
+    [...args, entry, JSON.stringify(place), operation, migration, point],
+    {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, ...env },
+    },
+  );
   const ended = new Promise<NodeJS.Signals | null>(done =>
     child.on('exit', (_status, signal) => done(signal)),
   );

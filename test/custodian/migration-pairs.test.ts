@@ -8,6 +8,7 @@ import { createVerifier, publicKeyFromSeed } from '../../src/foundation/ed25519.
 import type { OperationName, Request } from '../../src/wire/custodian.ts';
 import { KmsServer } from '../aws/kms-server.ts';
 import { type SoftToken, softToken } from '../engines/pkcs11/soft-token.ts';
+import { rememberingChild } from '../sealing/remembered-scrypt.ts';
 import {
   type CustodyName,
   custodies,
@@ -165,8 +166,10 @@ const entry = fileURLToPath(new URL('./every-custody-child.ts', import.meta.url)
 /** Runs all migrations in one process until each stands at the point, and kills it there. */
 async function killedAt(point: string, moving: readonly Moving[]): Promise<void> {
   const migrations = moving.map(each => each.migration).join(',');
-  const child = spawn(process.execPath, [entry, JSON.stringify(place), migrations, point], {
+  const { args, env } = rememberingChild(place.folder);
+  const child = spawn(process.execPath, [...args, entry, JSON.stringify(place), migrations, point], {
     stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, ...env },
   });
   const ended = new Promise<NodeJS.Signals | null>(done =>
     child.on('exit', (_status, signal) => done(signal)),

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Keypair } from '@solana/web3.js';
 import { afterAll, describe, expect, it } from 'vitest';
+import '../sealing/remembered-scrypt.ts';
 import {
   createEncryptedFileEngine,
   createHsmSimEngine,

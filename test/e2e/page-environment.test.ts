@@ -78,27 +78,61 @@ const mpc = {
   WALLET_MPC_NODE3_SECRET: `${secret} 3`,
 };
 
+async function makesAndSigns(appliance: Appliance, home: { path: string }, slot: string, custody: string) {
+  const token = readFileSync(join(home.path, 'secrets', 'developer.token'), 'utf8').trim();
+  const made = await appliance.client({ token }).post('/v1/keys', { id: 'first', slot });
+  expect(made.status, made.text).toBe(201);
+  expect(made.json.custody).toBe(custody);
+  await signs(appliance, 'first');
+  expect(readdirSync(home.path)).not.toContain('keyslot.yaml');
+  expect(statSync(home.path).mode & 0o777).toBe(0o700);
+}
+
+/** Not in what anybody can see of a process, in no log, in no answer of doctor, and in no file of the state. */
+async function staysSecret(
+  appliance: Appliance,
+  home: { path: string; log: string },
+  environment: Environment,
+) {
+  const pids = [appliance.pid, ...childrenOf(appliance.pid)];
+  expect(pids).toHaveLength(3);
+  for (const pid of pids) expect(readFileSync(`/proc/${pid}/cmdline`, 'utf8')).not.toContain(secret);
+  const gateway = await appliance.child('gateway');
+  expect(readFileSync(`/proc/${gateway}/environ`, 'utf8')).not.toContain(secret);
+  expect(readFileSync(home.log, 'utf8')).not.toContain(secret);
+  const doctor = await run(keyslot, ['doctor', '--json', '--home', home.path], { environment });
+  expect(doctor.status, doctor.stdout).toBe(0);
+  expect(`${doctor.stdout}${doctor.stderr}`).not.toContain(secret);
+  const files = readdirSync(home.path, { recursive: true, withFileTypes: true }).filter(each =>
+    each.isFile(),
+  );
+  expect(files.map(each => each.name)).toContain('running.json');
+  for (const each of files) {
+    expect(readFileSync(join(each.parentPath, each.name)).includes(secret), each.name).toBe(false);
+  }
+}
+
 describe('the environment alone starts a complete appliance', () => {
   it.each([
     ['encrypted-file', 'encrypted-file', file],
-    ['memory', 'memory', { WALLET_SIGNER_BACKEND: 'memory' }],
     ['kms', 'simulated-kms', kms],
     ['hsm', 'simulated-hsm', hsm],
-    ['mpc', 'shamir-envelope', mpc],
+  ])('%s makes a key in custody %s, signs over HTTPS, and shows no secret', async (backend, custody, env) => {
+    const home = freshHome();
+    const appliance = await started(home, env);
+    await makesAndSigns(appliance, home, backend, custody);
+    await staysSecret(appliance, home, env);
+  });
+
+  it.each([
+    ['memory', 'memory', { WALLET_SIGNER_BACKEND: 'memory' }],
     ['mpc', 'shamir-envelope', { WALLET_SIGNER_BACKEND: 'mpc', WALLET_MPC_NODE_SECRETS: 'a1,b2,c3' }],
   ])('%s makes a key in custody %s and signs over HTTPS', async (backend, custody, environment) => {
     const home = freshHome();
-    const appliance = await started(home, environment);
-    const token = readFileSync(join(home.path, 'secrets', 'developer.token'), 'utf8').trim();
-    const made = await appliance.client({ token }).post('/v1/keys', { id: 'first', slot: backend });
-    expect(made.status, made.text).toBe(201);
-    expect(made.json.custody).toBe(custody);
-    await signs(appliance, 'first');
-    expect(readdirSync(home.path)).not.toContain('keyslot.yaml');
-    expect(statSync(home.path).mode & 0o777).toBe(0o700);
+    await makesAndSigns(await started(home, environment), home, backend, custody);
   });
 
-  it('and the keys are there again after a restart, for the keyslot command too', async () => {
+  it('and the keys are there again after a restart, for the keyslot command too; with the right secret', async () => {
     const home = freshHome();
     await started(home, file);
     const environment = { ...file, KEYSLOT_HOME: home.path };
@@ -107,6 +141,8 @@ describe('the environment alone starts a complete appliance', () => {
     });
     expect(made.status, made.stderr).toBe(0);
     await stopped();
+    const wrong = { ...file, WALLET_KEY_ENCRYPTION_SECRET: 'another' };
+    expect(await refusal(serve(home, { environment: wrong }))).toBe('PIN_REFUSED');
     await signs(await started(home, file), 'lasting');
     const listed = await run(keyslot, ['keys', 'list', '--json'], { environment });
     expect(JSON.parse(listed.stdout).keys).toMatchObject([{ id: 'lasting' }]);
@@ -156,10 +192,11 @@ describe('the environment alone starts a complete appliance', () => {
 describe('two of three node secrets', () => {
   const two = { ...mpc, WALLET_MPC_NODE2_SECRET: '' };
 
-  it('start the appliance, sign with the keys that are there, and make none', async () => {
+  it('start the appliance that all three made, sign with the keys that are there, and make none', async () => {
     const home = freshHome();
     const whole = await started(home, mpc);
-    expect((await whole.client().post('/v1/keys', { id: 'first', slot: 'mpc' })).status).toBe(201);
+    await makesAndSigns(whole, home, 'mpc', 'shamir-envelope');
+    await staysSecret(whole, home, mpc);
     await stopped();
     const appliance = await started(home, two);
     await signs(appliance, 'first');
@@ -173,34 +210,6 @@ describe('two of three node secrets', () => {
     const refused = await appliance.client().post('/v1/keys', { id: 'first', slot: 'mpc' });
     expectProblem(refused, 409, 'NODE_SECRET_MISSING');
   });
-});
-
-describe('secrets of the environment', () => {
-  it.each([file, kms, hsm, mpc])(
-    'stay out of arguments, logs and the state folder: %o',
-    async environment => {
-      const home = freshHome();
-      const appliance = await started(home, environment);
-      const slot = environment.WALLET_SIGNER_BACKEND;
-      expect((await appliance.client().post('/v1/keys', { id: 'first', slot })).status).toBe(201);
-      const pids = [appliance.pid, ...childrenOf(appliance.pid)];
-      expect(pids).toHaveLength(3);
-      for (const pid of pids) expect(readFileSync(`/proc/${pid}/cmdline`, 'utf8')).not.toContain(secret);
-      const gateway = await appliance.child('gateway');
-      expect(readFileSync(`/proc/${gateway}/environ`, 'utf8')).not.toContain(secret);
-      expect(readFileSync(home.log, 'utf8')).not.toContain(secret);
-      const doctor = await run(keyslot, ['doctor', '--json', '--home', home.path], { environment });
-      expect(doctor.status, doctor.stdout).toBe(0);
-      expect(`${doctor.stdout}${doctor.stderr}`).not.toContain(secret);
-      const files = readdirSync(home.path, { recursive: true, withFileTypes: true }).filter(each =>
-        each.isFile(),
-      );
-      expect(files.map(each => each.name)).toContain('running.json');
-      for (const each of files) {
-        expect(readFileSync(join(each.parentPath, each.name)).includes(secret), each.name).toBe(false);
-      }
-    },
-  );
 });
 
 describe('the wallets of the field', () => {
@@ -259,14 +268,5 @@ describe('keyslot serve refuses', () => {
       code: 'CONFIG_INVALID',
       output: expect.stringContaining(name),
     });
-  });
-
-  it('a secret that opens none of the keys that are there', async () => {
-    const home = freshHome();
-    const appliance = await started(home, file);
-    expect((await appliance.client().post('/v1/keys', { id: 'a', slot: 'encrypted-file' })).status).toBe(201);
-    await stopped();
-    const wrong = { ...file, WALLET_KEY_ENCRYPTION_SECRET: 'another' };
-    expect(await refusal(serve(home, { environment: wrong }))).toBe('PIN_REFUSED');
   });
 });

@@ -1,5 +1,6 @@
 import { createEncryptedFileEngine } from '../../../src/engines/encrypted-file/index.ts';
 import { describeBadFiles, describeOwnForm, type FileEngine } from '../file-engine-suite.ts';
+import '../../sealing/remembered-scrypt.ts';
 
 const engine: FileEngine = {
   pin: 'canary-5b1e4c-correct horse',

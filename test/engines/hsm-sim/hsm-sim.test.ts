@@ -4,6 +4,7 @@ import { createHsmSimEngine } from '../../../src/engines/hsm-sim/index.ts';
 import { Secret } from '../../../src/foundation/secret.ts';
 import { expectSigns, HeardLog, id, refusal, TemporaryFolder } from '../../sealing/folder-lab.ts';
 import { describeBadFiles, opened } from '../file-engine-suite.ts';
+import '../../sealing/remembered-scrypt.ts';
 
 const moduleWords = 'canary-7aa3e1-module secret';
 const pin = 'canary-41c09d-pin';

@@ -4,6 +4,7 @@ import { simulatedSlot } from '../../../src/engines/kms/simulated.ts';
 import type { Log } from '../../../src/foundation/log.ts';
 import { expectSigns, HeardLog, id, refusal, TemporaryFolder } from '../../sealing/folder-lab.ts';
 import { describeBadFiles, type Envelope, opened } from '../file-engine-suite.ts';
+import '../../sealing/remembered-scrypt.ts';
 
 const pin = 'canary-c81d0b-master secret';
 

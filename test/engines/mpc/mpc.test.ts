@@ -4,6 +4,7 @@ import { createMpcEngine } from '../../../src/engines/mpc/index.ts';
 import { KeyFolder } from '../../../src/sealing/key-folder.ts';
 import { expectOnlyDamaged, expectSigns, id, refusal } from '../../sealing/folder-lab.ts';
 import { describeBadFiles, type Envelope, type FileEngine, FileSlot } from '../file-engine-suite.ts';
+import '../../sealing/remembered-scrypt.ts';
 
 const words = ['canary-b47d10-node 1', 'canary-08fe9c-node 2', 'canary-5532da-node 3'] as const;
 const wrong = 'canary-9a9a9a-wrong';
