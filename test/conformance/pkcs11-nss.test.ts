@@ -38,6 +38,8 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 it('is examined on a token that lists CKM_AES_GCM and not CKM_EDDSA', () => {
   const report = inspectModule(module, libraryParameters).tokens.find(each => each.label === tokenLabel);
   expect(report).toMatchObject({ aesGcm: true, eddsa: false, modes: ['wrapped'], pin: 'set' });
+  expect(report?.mechanisms.filter(name => /^0x[0-9a-f]+$/.test(name))).not.toEqual([]); // of its own maker
+  expect(report?.mechanisms).not.toContain('unknown');
 });
 
 describeEngine('pkcs11 in mode wrapped (NSS softoken)', {

@@ -18,6 +18,7 @@ import { measure, type Speed } from './measure.ts';
 import { Pkcs11Module, type TokenView } from './module.ts';
 import { type Attempt, type PairForm, tryNative } from './native-trial.ts';
 import { defaultProfile, type GcmIvPolicy } from './settings.ts';
+import { refusePinLength } from './token-access.ts';
 import { tryWrapped } from './wrapped-trial.ts';
 
 /** What a token can be used for: keys in it, seeds sealed by it, or neither. */
@@ -188,10 +189,5 @@ function refuseLogin(token: TokenView, device: Device, pin: Secret): void {
     throw new KeyslotError('PIN_LAST_TRY', `${place} reports that one attempt is left.`);
   }
   device.refuseMalformedPin(pin, place);
-  if (pin.length < token.pinLength_min || pin.length > token.pinLength_max) {
-    throw new KeyslotError(
-      'PIN_REFUSED',
-      `${place} takes PINs of ${token.pinLength_min} to ${token.pinLength_max} bytes; no attempt was spent.`,
-    );
-  }
+  refusePinLength(token, pin, place);
 }

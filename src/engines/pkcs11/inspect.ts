@@ -10,7 +10,7 @@ import {
   CKM_EC_EDWARDS_KEY_PAIR_GEN,
   CKM_EDDSA,
 } from './constants.ts';
-import { Pkcs11Module, type TokenView } from './module.ts';
+import { type MechanismView, Pkcs11Module, type TokenView } from './module.ts';
 import { profileNames, readProfile } from './profile.ts';
 import { defaultProfile, type Pkcs11Settings } from './settings.ts';
 
@@ -83,7 +83,7 @@ function tokenReport(token: TokenView): TokenReport {
     firmware: token.firmware,
     initialized: (token.flags & CKF_TOKEN_INITIALIZED) !== 0,
     sessions_max: token.sessions_max,
-    mechanisms: mechanisms.map(({ type, name }) => edwardsNames.get(type) ?? name),
+    mechanisms: mechanisms.map(nameOf),
     eddsa: offers(CKM_EDDSA),
     edwardsKeyPairGen: offers(CKM_EC_EDWARDS_KEY_PAIR_GEN),
     aesGcm: offers(CKM_AES_GCM),
@@ -103,7 +103,10 @@ function pinState(flags: number): PinState {
   return flags & CKF_USER_PIN_INITIALIZED ? 'set' : 'not-initialized';
 }
 
-// The library behind the listing knows the names of PKCS#11 v2.40 only.
+/** The library behind the listing knows the names of PKCS#11 v2.40 only, and calls all others unknown. */
+const nameOf = ({ type, name }: MechanismView): string =>
+  edwardsNames.get(type) ?? (name === 'unknown' ? `0x${type.toString(16)}` : name);
+
 const edwardsNames: ReadonlyMap<number, string> = new Map([
   [CKM_EC_EDWARDS_KEY_PAIR_GEN, 'EC_EDWARDS_KEY_PAIR_GEN'],
   [CKM_EDDSA, 'EDDSA'],

@@ -98,12 +98,7 @@ export class TokenAccess {
     if (has(CKF_USER_PIN_COUNT_LOW)) {
       this.#log.warn({ slot: this.#slot }, 'the token reports failed logins before this one');
     }
-    if (pin.length < token.pinLength_min || pin.length > token.pinLength_max) {
-      throw new KeyslotError(
-        'PIN_REFUSED',
-        `${place} takes PINs of ${token.pinLength_min} to ${token.pinLength_max} bytes; no attempt was spent.`,
-      );
-    }
+    refusePinLength(token, pin, place);
   }
 
   /** The list of the token is believed: without EdDSA in it, some tokens still make such keys, and never sign. */
@@ -171,6 +166,18 @@ export class TokenAccess {
 }
 
 const CKR_USER_ALREADY_LOGGED_IN = 0x100; // PKCS#11 v3.1 §5.6.8
+
+/** PIN_REFUSED, before an attempt is spent. A longest PIN of 0 bytes is how some tokens say that there is none. */
+export function refusePinLength(
+  { pinLength_min, pinLength_max }: Pick<TokenView, 'pinLength_min' | 'pinLength_max'>,
+  pin: Secret,
+  place: string,
+): void {
+  const tooLong = pinLength_max > 0 && pin.length > pinLength_max;
+  if (pin.length >= pinLength_min && !tooLong) return;
+  const taken = pinLength_max > 0 ? `${pinLength_min} to ${pinLength_max}` : `at least ${pinLength_min}`;
+  throw new KeyslotError('PIN_REFUSED', `${place} takes PINs of ${taken} bytes; no attempt was spent.`);
+}
 
 export const offers = (token: TokenView, type: number): boolean =>
   token.mechanisms().some(mechanism => mechanism.type === type);

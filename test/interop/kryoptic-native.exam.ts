@@ -1,0 +1,44 @@
+import { afterAll, expect, it } from 'vitest';
+import { slotId } from '../../src/custody/ids.ts';
+import { createPkcs11Engine, inspectModule, pkcs11Settings } from '../../src/engines/pkcs11/index.ts';
+import { silentLog } from '../../src/foundation/log.ts';
+import { Secret } from '../../src/foundation/secret.ts';
+import { describeEngine, type EngineUnderTest } from '../conformance/engine-suite.ts';
+import { kryopticModule, kryopticToken } from './kryoptic-token.ts';
+
+const token = kryopticToken(kryopticModule(), 'exam');
+afterAll(() => token[Symbol.dispose]());
+
+it('is examined on a token that lists CKM_EDDSA and CKM_AES_GCM', () => {
+  const report = inspectModule(token.module).tokens.find(each => each.label === token.label);
+  expect(report).toMatchObject({ eddsa: true, edwardsKeyPairGen: true, aesGcm: true, pin: 'set' });
+});
+
+describeEngine('pkcs11 (Kryoptic)', {
+  engineName: 'pkcs11',
+  custody: 'hsm-native',
+  powers: { generate: true, import: true, export: false, destroy: true },
+  persistent: true,
+  start: async () => start(),
+});
+
+function start(): EngineUnderTest {
+  const slot = slotId('main');
+  const settings = pkcs11Settings.parse({
+    module: token.module,
+    profile: 'kryoptic',
+    tokenLabel: token.label,
+  });
+  const engine = createPkcs11Engine(slot, settings, silentLog);
+  return {
+    engine,
+    slot,
+    pin: token.pin,
+    wrongPin: () => Secret.fromText('0'.repeat(16)), // once: it locks after ten
+    restart: async () => {
+      await engine[Symbol.asyncDispose]();
+      return start();
+    },
+    [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
+  };
+}
