@@ -5,14 +5,18 @@ import { configSchema } from '../src/appliance/config.ts';
 import { rights } from '../src/custodian/authority.ts';
 import { profileForm, profileNames, readProfile } from '../src/engines/pkcs11/index.ts';
 import { errorTable } from '../src/foundation/errors.ts';
+import { openApiDocument } from '../src/wire/api/document.ts';
 import { grantOperations, roles } from '../src/wire/identities.ts';
+import { threats } from '../test/security/threats.ts';
 
 /** Documents that are generated from the code: `npm run docs` writes them, a test holds them equal. */
 export const generatedDocs: Readonly<Record<string, () => string>> = {
   'docs/errors.md': errorsPage,
   'docs/keyslot.schema.json': configJsonSchema,
+  'docs/openapi.json': openApi,
   'docs/permissions.md': permissionsPage,
   'docs/hsm/profiles.md': profilesPage,
+  'docs/security.md': securityPage,
   'hsm-config/schema.json': profileJsonSchema,
 };
 
@@ -94,23 +98,50 @@ function configJsonSchema(): string {
   return `${JSON.stringify({ title: 'keyslot.yaml', ...schema }, null, 2)}\n`;
 }
 
+function openApi(): string {
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
+  return `${JSON.stringify(openApiDocument(version), null, 2)}\n`;
+}
+
 function profileJsonSchema(): string {
   const schema = z.toJSONSchema(profileForm, { io: 'input', unrepresentable: 'any' });
   return `${JSON.stringify({ title: 'Device profile', ...schema }, null, 2)}\n`;
 }
 
-/** The page as it is, with its marked parts made anew. */
 function profilesPage(): string {
-  const parts = Object.entries({ profiles: profileRows(), fields: fieldTable(), notes: profileNotes() });
-  return parts.reduce(
+  const parts = { profiles: profileRows(), fields: fieldTable(), notes: profileNotes() };
+  return remade('docs/hsm/profiles.md', parts);
+}
+
+function securityPage(): string {
+  return remade('docs/security.md', { threats: threatRows() });
+}
+
+/** The page as it is, with its marked parts made anew. */
+function remade(path: string, parts: Readonly<Record<string, readonly string[]>>): string {
+  return Object.entries(parts).reduce(
     (page, [name, lines]) =>
       page.replace(
         new RegExp(`(<!-- generated: ${name} -->\n)[^]*?(<!-- end -->)`),
         (_, begin: string, end: string) => `${begin}\n${lines.join('\n')}\n\n${end}`,
       ),
-    readFileSync(join(root, 'docs/hsm/profiles.md'), 'utf8'),
+    readFileSync(join(root, path), 'utf8'),
   );
 }
+
+const threatRows = () => [
+  row(['#', 'who', 'tries', 'the defence', 'proven by']),
+  row(Array(5).fill('---')),
+  ...threats.map(({ row: number, attacker, tries, defence, proof }) =>
+    row([
+      String(number),
+      attacker,
+      tries,
+      defence,
+      proof.map(({ file, test }) => `\`${file}\`: ${test.replaceAll('|', '\\|')}`).join('<br>'),
+    ]),
+  ),
+];
 
 const profiles = () => profileNames.map(name => ({ name, ...readProfile(name) }));
 

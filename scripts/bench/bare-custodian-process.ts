@@ -18,8 +18,8 @@ const bareDesk: Desk = {
     at_ms: 0,
   }),
   intend: async () => ({ receipt, about: {}, charges: [], at_ms: 0, idempotency: undefined }),
-  release: async (_intent, signature) => ({ signature, receipt }),
+  release: async (_intent, { signature }) => ({ signature, receipt }),
   giveUp: async (_intent, error) => error,
 };
 
-runAsChild((boot: CustodianBoot) => startCustodian(boot, bareDesk));
+runAsChild((boot: CustodianBoot) => startCustodian(boot, { desk: bareDesk }));

@@ -9,16 +9,20 @@ export interface Observed {
 
 /** The two processes of an appliance: the children of `keyslot serve`, told apart by their entry. */
 export function childrenOf(serve: number): Observed {
-  const children = readdirSync('/proc')
-    .filter(name => /^\d+$/.test(name))
-    .map(Number)
-    .filter(pid => parentOf(pid) === serve);
   const found = (entry: string): number => {
-    const pid = children.find(child => text(child, 'cmdline').includes(entry));
+    const pid = childOf(serve, entry);
     if (pid === undefined) throw new Error(`The appliance has no ${entry}.`);
     return pid;
   };
   return { gateway: found('gateway-process'), custodian: found('custodian-process') };
+}
+
+/** One of them, or nothing while it is being started again. */
+export function childOf(serve: number, entry: string): number | undefined {
+  return readdirSync('/proc')
+    .filter(name => /^\d+$/.test(name))
+    .map(Number)
+    .find(pid => parentOf(pid) === serve && text(pid, 'cmdline').includes(entry));
 }
 
 const parentOf = (pid: number): number | undefined => {

@@ -1,7 +1,7 @@
 import type { CustodyLabel, Engine, EngineName } from '../custody/engine.ts';
 import { type SlotId, slotId } from '../custody/ids.ts';
 import type { Log } from '../foundation/log.ts';
-import { type Config, keyFolderOf, type SlotConfig } from './config.ts';
+import { type Config, checksModule, keyFolderOf, type SlotConfig } from './config.ts';
 import { readSecret } from './secrets.ts';
 
 /**
@@ -9,8 +9,9 @@ import { readSecret } from './secrets.ts';
  * without a token loads no native addon, and one without KMS no AWS library.
  */
 export const catalogue: { readonly [N in EngineName]: Maker<N> } = {
-  pkcs11: async (id, { settings }, { folder, log }) => {
-    const { createPkcs11Engine } = await import('../engines/pkcs11/index.ts');
+  pkcs11: async (id, { settings }, { config, folder, log }) => {
+    const { createPkcs11Engine, refuseForeignModule } = await import('../engines/pkcs11/index.ts');
+    if (checksModule(config, settings.module)) refuseForeignModule(settings.module);
     return createPkcs11Engine(id, { ...settings, folder }, log);
   },
   'encrypted-file': async (id, { settings }, { folder, log }) => {

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { parse as parseYaml, YAMLParseError } from 'yaml';
 import { z } from 'zod';
+import { canaryKey } from '../custody/canary-key.ts';
 import { isId } from '../custody/ids.ts';
 // The settings alone: whoever reads the configuration must not load a native addon or a vendor's library.
 import { encryptedFileSettings } from '../engines/encrypted-file/settings.ts';
@@ -56,6 +57,13 @@ const slotCommon = {
     .enum(['session', 'identity', 'both'])
     .default('identity')
     .describe('What signing takes: a PIN session, a grant of the slot, or both.'),
+  canary: z
+    .union([z.literal('off'), z.strictObject({ every_s: z.number().min(1).max(3_600) })])
+    .optional()
+    .describe(
+      'How often a key of its own shows that the slot signs. Default: every 30 s for pkcs11, off for the others.',
+    ),
+  required: z.boolean().default(true).describe('Whether the appliance is ready only while this slot is.'),
 };
 
 const slot = z.discriminatedUnion('engine', [
@@ -196,6 +204,7 @@ const takenMounts: readonly string[] = [
   'audit',
   'auth',
   'freezes',
+  'groups',
   'identities',
   'keys',
   'migrations',
@@ -210,6 +219,25 @@ const takenMounts: readonly string[] = [
 /** What keeps keys without hardware or a service behind it, as `allowSoftwareEngines` names it. */
 const softwareEngines = ['memory', 'encrypted-file', 'hsm-sim', 'kms-simulated', 'mpc'] as const;
 
+const group = z.strictObject({
+  id,
+  members: z
+    .array(
+      z.strictObject({
+        slot: id,
+        weight: z
+          .int()
+          .min(0)
+          .max(100)
+          .default(1)
+          .describe('Its share of the signatures; 0 stands by and signs only when no other can.'),
+      }),
+    )
+    .min(2)
+    .max(8)
+    .describe('Slots of the same custody and access. A slot is in one group at most.'),
+});
+
 export const configSchema = z.strictObject({
   profile: z.enum(['production', 'development']).default('production'),
   listen: listener(8443).prefault({}).describe('Where callers connect.'),
@@ -220,6 +248,11 @@ export const configSchema = z.strictObject({
     clientCa: z.string().min(1).describe('PEM file of the CA that signs client certificates.'),
   }),
   slots: z.array(slot).min(1),
+  groups: z
+    .array(group)
+    .max(32)
+    .default([])
+    .describe('Slots that hold the same keys: when one cannot sign, another one does.'),
   identities: z.array(identity).min(1),
   jwtIssuers: z
     .array(jwtIssuer)
@@ -252,6 +285,48 @@ export const configSchema = z.strictObject({
         ),
     })
     .prefault({}),
+  supervision: z
+    .strictObject({
+      unresponsive_s: z
+        .number()
+        .min(1)
+        .max(3_600)
+        .default(30)
+        .describe(
+          'How long a process may say nothing before it is killed and started anew. No call to a token that ' +
+            'all others wait for, such as C_Login, may take longer.',
+        ),
+    })
+    .prefault({})
+    .describe('How the processes of the appliance are watched.'),
+  cloudhsm: z
+    .strictObject({
+      cluster: z
+        .string()
+        .regex(/^cluster-[a-z0-9]{1,32}$/, 'must be the id of a cluster: cluster-…')
+        .describe('The id of the cluster.'),
+      slot: id.describe('The slot that uses it: its mode is what the cluster must be able to do.'),
+      region: z.string().min(1).optional().describe('Default: as AWS_REGION says.'),
+      endpoint: z
+        .string()
+        .refine(isJwksUrl, 'must be an https URL without a user, or http on loopback')
+        .optional()
+        .describe(
+          'Where the API of CloudHSM is, such as an interface endpoint; default: as the region has it.',
+        ),
+      libraryConfig: z
+        .string()
+        .min(1)
+        .optional()
+        .describe('The configuration of the PKCS#11 library; default: where its installer puts it.'),
+      every_s: z.int().min(60).max(86_400).default(300).describe('How often AWS is asked.'),
+    })
+    .optional()
+    .describe('An AWS CloudHSM cluster whose preflight is shown by /readyz. Needs credentials of AWS.'),
+  allowModules: z
+    .array(z.string().refine(isAbsolute, 'must be an absolute path of a PKCS#11 library'))
+    .default([])
+    .describe('Libraries that production loads although others than root could replace them.'),
   allowSoftwareEngines: z
     .array(z.enum(softwareEngines))
     .default([])
@@ -437,6 +512,18 @@ function secretSources(slot: SlotConfig): readonly SecretSource[] {
 export const asksAws = ({ slots }: Config): boolean =>
   slots.some(({ engine, settings }) => engine === 'kms' && settings.mode !== 'simulated');
 
+/** Whether a library must be root's alone before it is loaded. */
+export const checksModule = ({ profile, allowModules }: Config, module: string): boolean =>
+  profile === 'production' && !allowModules.includes(module);
+
+/** How often the canary of a slot signs. Not everywhere by itself: a key of KMS costs money, others may read files. */
+export function canaryOf({ engine, canary }: SlotConfig): { readonly every_ms: number } | undefined {
+  if (canary === 'off' || (canary === undefined && engine !== 'pkcs11')) return undefined;
+  return { every_ms: (canary?.every_s ?? canary_s) * 1000 };
+}
+
+const canary_s = 30;
+
 /** The folder of a slot that keeps key files. */
 export function keyFolderOf(config: Config, slot: SlotConfig): string {
   const folder = 'folder' in slot.settings ? slot.settings.folder : undefined;
@@ -483,11 +570,13 @@ function refuseContradictions(config: Config, path: string): void {
     throw new KeyslotError('CONFIG_INVALID', `${path}: ${setting}: ${text}`);
   };
   refuseRepeats(config, refuse);
+  refuseGroups(config, refuse);
   refuseCompat(config, refuse);
   for (const slot of config.slots) refuseUnfitPin(slot, refuse);
   refuseAppRoles(config, refuse);
   refuseAudit(config, refuse);
   refuseIssuers(config, refuse);
+  refuseCluster(config, refuse);
   const hasTokens = config.identities.some(each => 'token' in each || 'appRole' in each);
   if (config.profile === 'development') {
     if (hasTokens && !isLoopback(config.listen.host)) {
@@ -516,11 +605,35 @@ function refuseContradictions(config: Config, path: string): void {
   }
 }
 
+/** Members stand in for each other, so what holds for one of them holds for all. */
+function refuseGroups(
+  { groups, slots, audit }: Config,
+  refuse: (setting: string, text: string) => never,
+): void {
+  const seen = new Set<string>();
+  for (const { id: name, members } of groups) {
+    if (seen.has(`group ${name}`)) refuse('groups', `${name} stands there twice.`);
+    seen.add(`group ${name}`);
+    if (members.every(({ weight }) => weight === 0)) refuse(`groups.${name}`, 'every weight is 0.');
+    const first = slots.find(each => each.id === members[0]?.slot);
+    for (const { slot: member } of members) {
+      const found = slots.find(each => each.id === member);
+      if (!found) refuse(`groups.${name}`, `there is no slot ${member}.`);
+      if (member === audit.slot) refuse(`groups.${name}`, `${member} holds the audit key and nothing else.`);
+      if (seen.has(member)) refuse(`groups.${name}`, `slot ${member} is in a group already.`);
+      seen.add(member);
+      if (found?.access === first?.access) continue;
+      refuse(`groups.${name}`, `${member} has another access than ${first?.id}: they must be alike.`);
+    }
+  }
+}
+
 /** The audit key has a slot of its own: whoever uses wallets cannot use it, and whoever keeps it uses no wallets. */
 function refuseAudit(config: Config, refuse: (setting: string, text: string) => never): void {
   const { audit, slots, profile } = config;
   const slot = slots.find(each => each.id === audit.slot);
   if (audit.slot !== undefined && !slot) refuse('audit.slot', `there is no slot ${audit.slot}.`);
+  if (audit.key === canaryKey) refuse('audit.key', `${canaryKey} is the id of the canary keys.`);
   if (slot && slot.access !== 'identity')
     refuse('audit.slot', 'it takes no sessions; write access: identity.');
   if (slot && walletSlot(config) === slot.id) refuse('audit.slot', 'no wallets are made in it.');
@@ -550,6 +663,13 @@ function refuseIssuers(config: Config, refuse: (setting: string, text: string) =
     const role = (['admin', 'operator', 'approver'] as const).find(name => each.roles.includes(name));
     if (role) refuse(`identities.${each.name}.roles`, `the role ${role} takes no API token.`);
   }
+}
+
+function refuseCluster({ cloudhsm, slots }: Config, refuse: (setting: string, text: string) => never): void {
+  if (cloudhsm === undefined) return;
+  const slot = slots.find(each => each.id === cloudhsm.slot);
+  if (!slot) refuse('cloudhsm.slot', `there is no slot ${cloudhsm.slot}.`);
+  if (slot?.engine !== 'pkcs11') refuse('cloudhsm.slot', `slot ${cloudhsm.slot} has no PKCS#11 module.`);
 }
 
 /** They log in by a route of the facade, and by no other. */

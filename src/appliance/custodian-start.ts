@@ -13,7 +13,15 @@ import { Store } from '../store/store.ts';
 import type { OperationName } from '../wire/custodian.ts';
 import { adoptionSource } from './adoption.ts';
 import { createEngine, custodyOf } from './catalogue.ts';
-import { adoptedSuffix, type Config, inHome, keyFolderOf, type SlotConfig, walletSlot } from './config.ts';
+import {
+  adoptedSuffix,
+  type Config,
+  canaryOf,
+  inHome,
+  keyFolderOf,
+  type SlotConfig,
+  walletSlot,
+} from './config.ts';
 import { apiTokensKey, jwtIssuersOf } from './identities.ts';
 import { createLog } from './logger.ts';
 import type { PolicyDocumentShape } from './policy-files.ts';
@@ -32,10 +40,11 @@ export interface CustodianBoot {
 }
 
 /**
- * Starts what holds the keys: engines, slots, state. It listens on no network. `desk` takes the place of policies and
- * the audit log, for measuring what they cost.
+ * Starts what holds the keys: engines, slots, state. It listens on no network. `startAnew` is called at most once,
+ * when calls to a token hang so that only another process helps. `desk` takes the place of policies and the audit
+ * log, for measuring what they cost.
  */
-export async function startCustodian(boot: CustodianBoot, desk?: Desk) {
+export async function startCustodian(boot: CustodianBoot, options: { startAnew?(): void; desk?: Desk } = {}) {
   process.umask(0o077);
   const log = createLog('custodian');
   const { config } = boot;
@@ -51,6 +60,7 @@ export async function startCustodian(boot: CustodianBoot, desk?: Desk) {
     await LocalCustodian.create({
       store,
       slots,
+      groups: groupSettings(config),
       identities: boot.identities,
       sessions: { idle_ms: idle_s * 1000, absolute_ms: absolute_s * 1000 },
       lease_ms: config.facade.lease_s * 1000,
@@ -67,7 +77,8 @@ export async function startCustodian(boot: CustodianBoot, desk?: Desk) {
       exports: config.exports.enabled,
       approvals: neededApprovals(config),
       idempotency_ms: config.idempotency.retention_s * 1000,
-      desk,
+      desk: options.desk,
+      beyondHelp: onceBeyondHelp(log, options.startAnew),
       log,
     }),
   );
@@ -77,6 +88,29 @@ export async function startCustodian(boot: CustodianBoot, desk?: Desk) {
   const keep = opened.move(); // disposed in reverse: first the server, last the store
   return { ready: {}, stop: () => keep.disposeAsync() };
 }
+
+/** One slot that hangs is enough, and whatever hangs while this process stops changes nothing. */
+function onceBeyondHelp(
+  log: Log,
+  startAnew: (() => void) | undefined,
+): NonNullable<CustodianOptions['beyondHelp']> {
+  let begun = false;
+  return (slot, error) => {
+    if (begun) return;
+    begun = true;
+    log.error(
+      { slot, err: error },
+      'calls to a token hang for good: this process makes way for the next one',
+    );
+    startAnew?.();
+  };
+}
+
+const groupSettings = ({ groups }: Config): NonNullable<CustodianOptions['groups']> =>
+  groups.map(({ id, members }) => ({
+    id,
+    members: members.map(({ slot, weight }) => ({ slot: slotId(slot), weight })),
+  }));
 
 /** The audit log is beside the store; its key is in a slot of its own, where the configuration names one. */
 function auditSetting(config: Config): CustodianOptions['audit'] {
@@ -157,6 +191,12 @@ function unusableEngine(slot: SlotConfig, error: KeyslotError): Engine {
   };
 }
 
+/** Whether the appliance can begin without the slot's device: it opens by itself later, and its group signs meanwhile. */
+const hasStandIn = ({ groups }: Config, { id, pin }: SlotConfig): boolean =>
+  pin !== 'none' &&
+  !('attended' in pin) &&
+  groups.some(({ members }) => members.some(({ slot }) => slot === id));
+
 async function slotSetting(
   config: Config,
   slot: SlotConfig,
@@ -177,7 +217,9 @@ async function slotSetting(
   return {
     slot: first,
     access: slot.access,
-    ...(firstStart ? {} : { fallback }),
+    canary: canaryOf(slot),
+    required: slot.required,
+    ...(firstStart && !hasStandIn(config, slot) ? {} : { fallback }),
     ...(slot.pin === 'none' ? { hasPin: false } : {}),
     ...(readPin ? { readPin } : {}),
   };

@@ -17,14 +17,16 @@ import {
 } from './config.ts';
 import type { CustodianBoot } from './custodian-start.ts';
 import { awsVariables, childEnvironment } from './environment.ts';
-import type { GatewayBoot, GatewayReady } from './gateway-process.ts';
+import type { GatewayBoot, GatewayNews, GatewayReady } from './gateway-process.ts';
 import { Home } from './home.ts';
 import { identitiesOf, takesTokens } from './identities.ts';
 import { policyDocuments } from './policy-files.ts';
+import { watch } from './watch.ts';
 
 /**
- * The parent of both processes: starts the custodian, then the gateway, restarts whichever dies, and stops
- * them in the order that loses nothing: the gateway answers what is in flight before the custodian goes.
+ * The parent of both processes: starts the custodian, then the gateway, restarts whichever dies, kills whichever
+ * does not respond, and stops them in the order that loses nothing: the gateway answers what is in flight before
+ * the custodian goes.
  */
 export class Supervisor implements AsyncDisposable {
   readonly #config: Config;
@@ -36,6 +38,8 @@ export class Supervisor implements AsyncDisposable {
   #gateway: Child | undefined;
   #stopping = false;
   #listening: GatewayReady = { url: '', opsUrl: '' };
+  #news: GatewayNews = { checks: [] };
+  #cluster: Disposable | undefined;
 
   private constructor(config: Config, home: Home, log: Log, authorities: Authorities) {
     this.#config = config;
@@ -83,6 +87,7 @@ export class Supervisor implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    this.#cluster?.[Symbol.dispose]();
     await this.#gateway?.stop(gatewayStop_ms);
     await this.#custodian?.stop(custodianStop_ms);
     this.#bootSecret[Symbol.dispose]();
@@ -97,6 +102,17 @@ export class Supervisor implements AsyncDisposable {
     this.#home.announce({ ...this.#listening, pid: process.pid });
     this.#keepAlive(this.#plans.custodian, this.#custodian);
     this.#keepAlive(this.#plans.gateway, this.#gateway);
+    await this.#askOfCluster();
+  }
+
+  /** Here, because this process alone holds no keys, answers nobody, and may have credentials of AWS. */
+  async #askOfCluster(): Promise<void> {
+    if (!this.#config.cloudhsm) return;
+    const { ClusterHealth } = await import('./cluster-health.ts'); // with the library of AWS, for those who use it
+    this.#cluster = ClusterHealth.of(this.#config, this.#log, check => {
+      this.#news = { checks: [check] };
+      this.#gateway?.send(this.#news);
+    });
   }
 
   /** Restarts a process that ended by itself: at once when it had run for a while, else ever more slowly. */
@@ -124,7 +140,14 @@ export class Supervisor implements AsyncDisposable {
 
   #spawn(plan: Plan, firstStart: boolean): Child {
     const boot = this.#bootSecret.use(secret => plan.boot(Buffer.from(secret), firstStart));
-    return new Child({ entry: plan.entry, flags: plan.flags, environment: plan.environment, boot });
+    const { entry, flags, environment } = plan;
+    const child = new Child({ entry, flags, environment, boot });
+    const { unresponsive_s } = this.#config.supervision;
+    watch(child, unresponsive_s * 1000, () => {
+      this.#log.error({ child: plan.name, unresponsive_s }, 'a process does not respond and is killed');
+      child.kill(unresponsive(plan.name, unresponsive_s));
+    });
+    return child;
   }
 
   #custodianPlan({ entry, ...authorities }: Authorities): Plan {
@@ -171,6 +194,7 @@ export class Supervisor implements AsyncDisposable {
         ...(this.#config.compat.agenticWallet ? { wallets: { rpcUrl: this.#config.solanaRpcUrl } } : {}),
         socketFile,
         bootSecret,
+        news: this.#news,
       }),
       keep: child => {
         this.#gateway = child;
@@ -190,6 +214,12 @@ interface Plan {
   boot(bootSecret: Uint8Array, firstStart: boolean): unknown;
   keep(child: Child): void;
 }
+
+const unresponsive = (name: string, bound_s: number) =>
+  new KeyslotError(
+    'CUSTODIAN_UNAVAILABLE',
+    `The ${name} did not respond for ${bound_s} s while it started: most likely a call to a token does not return.`,
+  );
 
 // Together below the ten seconds that an init system usually grants.
 const gatewayStop_ms = 4_500;

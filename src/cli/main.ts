@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
+import { keepMemoryOutOfCores } from '../appliance/core-dumps.ts';
 import { homeFromEnvironment } from '../appliance/environment.ts';
 import { pageHome } from '../appliance/page-environment.ts';
 import { fail, misused } from './output.ts';
@@ -19,6 +20,9 @@ function defaultHome(): string | undefined {
   if (beside) return beside;
   return existsSync(join(root, 'scripts', 'start')) ? join(root, 'var') : undefined;
 }
+
+// PINs pass through commands, and the processes of the appliance start from here.
+keepMemoryOutOfCores();
 
 const program = new Command('keyslot')
   .description('The signing appliance that stands in front of an HSM.')
@@ -39,6 +43,7 @@ const shared = (command: Command): Command =>
 const commands: Readonly<Record<string, () => Promise<unknown>>> = {
   serve: async () => (await import('./commands/serve.ts')).addServe(program, shared),
   slots: async () => (await import('./commands/slots.ts')).addSlots(program, shared),
+  groups: async () => (await import('./commands/groups.ts')).addGroups(program, shared),
   keys: async () => (await import('./commands/keys.ts')).addKeys(program, shared),
   'sign verify': async () => (await import('./commands/sign.ts')).addSign(program, shared),
   migrate: async () => (await import('./commands/migrate.ts')).addMigrate(program, shared),

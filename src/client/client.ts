@@ -1,7 +1,14 @@
 import { limits } from '../foundation/limits.ts';
 import type { AuditStatus } from '../wire/audit.ts';
 import type { ApprovalView, FreezeView, PolicyView, VerdictView } from '../wire/policies.ts';
-import type { Health, KeyView, MigrationPlanView, MigrationView, SlotView } from '../wire/views.ts';
+import type {
+  Health,
+  KeyView,
+  MigrationPlanView,
+  MigrationView,
+  SlotView,
+  TrialView,
+} from '../wire/views.ts';
 import { fromBase64, toBase64 } from './bytes.ts';
 import type { Check } from './checks.ts';
 import { isKeyslotClientError, KeyslotClientError } from './errors.ts';
@@ -239,6 +246,9 @@ export function createKeyslotClient(options: ClientOptions) {
         post(`${slotPath(slot)}/lock`, {}, replies.slot, asked),
       clearLatch: async (slot: string, asked?: CallOptions): Promise<SlotView> =>
         post(`${slotPath(slot)}/clear-latch`, {}, replies.slot, asked),
+      /** Has the canary of the slot sign now. That it could not is an answer, not a failure. */
+      try: async (slot: string, asked?: CallOptions): Promise<TrialView> =>
+        post(`${slotPath(slot)}/try`, {}, replies.trial, asked),
     }),
 
     /** For callers that keep PIN sessions themselves; `auth.session` does it for the others. */

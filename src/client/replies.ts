@@ -1,6 +1,7 @@
 import type { AuditStatus, ReceiptView } from '../wire/audit.ts';
 import type { ApprovalView, FreezeView, PolicyView, VerdictView } from '../wire/policies.ts';
 import type {
+  CanaryView,
   Health,
   KeyView,
   MigrationKeyView,
@@ -8,6 +9,7 @@ import type {
   MigrationView,
   SessionView,
   SlotView,
+  TrialView,
 } from '../wire/views.ts';
 import { type Check, flag, list, number, optional, record, shape, text, word } from './checks.ts';
 import type { Violation } from './errors.ts';
@@ -131,6 +133,24 @@ export const batch = shape<By & { results: ToldResult[] }>({ results: list(resul
 
 export const verified = shape<{ valid: boolean }>({ valid: flag });
 
+const canary = shape<CanaryView>({
+  ok: flag,
+  state: word(),
+  every_s: number,
+  age_s: optional(number),
+  signatures: number,
+  failures: number,
+  unverified: number,
+  lastError: optional(shape<{ code: string; at: string }>({ code: text, at: text })),
+});
+
+export const trial = shape<TrialView>({
+  ok: flag,
+  took_ms: number,
+  at: text,
+  error: optional(reason),
+});
+
 export const health = shape<Health>({
   ready: flag,
   checks: list(
@@ -139,7 +159,15 @@ export const health = shape<Health>({
       ok: flag,
       state: text,
       custody: optional(word()),
+      since: optional(text),
+      required: optional(flag),
+      group: optional(text),
+      findings: optional(shape<{ all: number; harmful: number }>({ all: number, harmful: number })),
+      canary: optional(canary),
+      members: optional(list(shape<{ slot: string; ok: boolean }>({ slot: text, ok: flag }))),
       tamperEvidence: optional(word()),
+      preflight: optional(record(word())),
+      askedAt: optional(text),
     }),
   ),
 });

@@ -26,10 +26,12 @@ const readers: readonly Role[] = ['admin', 'operator', 'signer', 'approver', 'au
 /** Every operation. No role implies another: somebody who does two kinds of work has two roles. */
 export const rights: Readonly<Record<OperationName, Right>> = {
   'list-slots': { roles: readers },
+  'list-groups': { roles: readers },
   'show-slot': { roles: readers },
   'open-slot': { roles: operators, grants: ['manage'] },
   'lock-slot': { roles: operators, grants: ['manage'] },
   'clear-latch': { roles: operators, grants: ['manage'] },
+  'try-slot': { roles: operators, grants: ['manage'] },
   'open-session': { roles: signers },
   'close-session': { roles: signers },
   'list-keys': { roles: readers },

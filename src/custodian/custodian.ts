@@ -26,8 +26,10 @@ import { AuditKey } from './audit-key.ts';
 import { auditOperations } from './audit-operations.ts';
 import { requireRole, rights } from './authority.ts';
 import { CallerSessions } from './caller-sessions.ts';
+import { type CanaryWorld, recordedMaking } from './canary.ts';
 import { Door } from './door.ts';
 import { FreezeBoard } from './freeze-board.ts';
+import { healthOf } from './health.ts';
 import { Idempotency } from './idempotency.ts';
 import { Identities, type Identity } from './identities.ts';
 import { identityOperations, loadIdentities } from './identity-operations.ts';
@@ -46,6 +48,8 @@ import { asker, Recorder, subjectOf, traceOf } from './recorder.ts';
 import { isAway, Reopening } from './reopening.ts';
 import { type Desk, SigningDesk } from './signing-desk.ts';
 import { signingOperations } from './signing-operations.ts';
+import type { GroupSetting } from './slot-group.ts';
+import { matesOf, SlotGroups } from './slot-groups.ts';
 import { SlotKeeper, type SlotSetting } from './slot-keeper.ts';
 import { slotOperations } from './slot-operations.ts';
 import { SteadyClock } from './steady-clock.ts';
@@ -78,14 +82,24 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     return new LocalCustodian(parts, opened.move());
   }
 
-  /** Opens the slots that open by themselves; what failed is returned, and its slot says so too. */
+  /**
+   * Opens the slots that open by themselves; what failed is returned, and its slot says so too. That a device is away
+   * is no failure where another slot of its group has opened.
+   */
   async openUnattended(): Promise<readonly KeyslotError[]> {
-    const failures: KeyslotError[] = [];
-    for (const keeper of this.#parts.door.keepers.values()) {
+    const { door, log } = this.#parts;
+    const failures: { readonly slot: SlotId; readonly error: KeyslotError }[] = [];
+    for (const keeper of door.keepers.values()) {
       if (keeper.attended) continue;
-      await this.#openByItself(keeper).catch(thrown => failures.push(toKeyslotError(thrown)));
+      const failed = (thrown: unknown) => failures.push({ slot: keeper.id, error: toKeyslotError(thrown) });
+      await this.#openByItself(keeper).catch(failed);
     }
-    return failures;
+    const told = failures.filter(({ slot, error }) => {
+      const replaced = isAway(error.code) && (door.groups.of(slot)?.state ?? 'down') !== 'down';
+      if (replaced) log.error({ slot, err: error }, 'a slot is away, and its group does without it');
+      return !replaced;
+    });
+    return told.map(({ error }) => error);
   }
 
   /** The audit log, for whoever runs the custodian. */
@@ -249,6 +263,8 @@ const aboutJob = ({
 export interface CustodianOptions {
   readonly store: Store;
   readonly slots: readonly SlotSetting[];
+  /** Which of them hold the same keys. */
+  readonly groups?: readonly GroupSetting[];
   readonly identities: readonly Identity[];
   readonly sessions: { readonly idle_ms: number; readonly absolute_ms: number };
   readonly audit: AuditSetting;
@@ -299,7 +315,9 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
   const keys = new KeyLifecycle(registry, clock);
   const labels = new WalletLabels(store);
   const journal = new MigrationsJournal(store);
-  const keepers = await keepersOf(options, { registry, journal, labels, clock, store });
+  // No slot opens before everything stands.
+  const canaryMade: CanaryWorld['recorded'] = (slot, make) => recordedMaking(recorder, slot, make);
+  const keepers = await keepersOf(options, { registry, journal, labels, clock, store, canaryMade });
 
   const counters = new CounterRows(store);
   const rows = new IdempotencyRows(store);
@@ -347,7 +365,8 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
   const sessions = new CallerSessions({ clock, ...options.sessions });
   const idempotency = opened.use(new Idempotency({ rows, clock, retention_ms }));
   const people = await peopleOf(options, { store, clock });
-  const door = new Door({ keepers, registry, sessions, reserved: options.audit.key?.slot });
+  const groups = new SlotGroups(options.groups ?? [], { keepers, registry, freezes, clock, log });
+  const door = new Door({ keepers, registry, sessions, reserved: options.audit.key?.slot, groups });
   const tables = new LookupTables(rpcUrl, log);
   const desk = new SigningDesk({ book, freezes, ledger, recorder, tables, clock });
   const wallets = new Wallets({ registry, labels, keys });
@@ -359,6 +378,8 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
     log,
     identities: options.identities,
     slotOf,
+    copyElsewhere: async record => groups.of(record.slot)?.copyElsewhere(record),
+    inOneGroup: (from, to) => groups.of(from) !== undefined && groups.of(from) === groups.of(to),
   });
   const ended = (name: string) => {
     sessions.closeAllBy(name);
@@ -383,7 +404,7 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
       log.info({ actor: identity.name, requestId: call.requestId }, 'an identity logged in');
       return { output: { identity: identity.name, lease_s }, bytes: [token] };
     },
-    health: async () => ({ output: healthOf(keepers, audit) }),
+    health: async () => ({ output: healthOf({ keepers, groups: groups.health(), audit }) }),
   };
   const { exports = false } = options;
   return {
@@ -419,17 +440,20 @@ async function keepersOf(
     labels: WalletLabels;
     clock: Clock;
     store: Store;
+    canaryMade: CanaryWorld['recorded'];
   },
 ): Promise<ReadonlyMap<SlotId, SlotKeeper>> {
-  const { registry, journal, labels, clock, store } = world;
+  const { registry, journal, labels, clock, store, canaryMade } = world;
   const { log, beyondHelp = () => undefined } = options;
   const keeperWorld = {
     registry,
+    mates: matesOf(options.groups ?? []),
     journal,
     latches: new Latches(store),
     pins: new PinGuard(clock),
     clock,
     log,
+    canaryMade,
     beyondHelp,
   };
   const keepers = new Map<SlotId, SlotKeeper>();
@@ -472,18 +496,6 @@ async function peopleOf(options: CustodianOptions, { store, clock }: { store: St
     clock,
   });
   return { identities, rows, tokens, appRoles, issuers: jwtIssuers.map(issuer => issuer.name) };
-}
-
-function healthOf(keepers: ReadonlyMap<SlotId, SlotKeeper>, audit: AuditLog) {
-  const slots = [...keepers.values()].map(({ id, state, custody }) => ({
-    id: `slot/${id}`,
-    ok: state === 'open' || state === 'degraded',
-    state,
-    custody,
-  }));
-  const { state, tamperEvidence } = audit.status();
-  const checks = [...slots, { id: 'audit', ok: state === 'ok', state, tamperEvidence }];
-  return { ready: checks.every(check => check.ok), checks };
 }
 
 const nobody: Identity = { name: 'nobody', roles: [], grants: [], source: 'configuration' };

@@ -8,6 +8,7 @@ import type { CallerSessions } from './caller-sessions.ts';
 import { type GrantOperation, mayRead, mayUse, type Target } from './grants.ts';
 import type { Identity } from './identities.ts';
 import { keyUnknown } from './keys.ts';
+import type { SlotGroups } from './slot-groups.ts';
 import type { BoundSigner, SlotKeeper } from './slot-keeper.ts';
 
 /** Which slots and keys a caller gets to: what somebody has no business with looks as if it did not exist. */
@@ -16,6 +17,7 @@ export class Door {
   readonly #registry: KeyRegistry;
   readonly #sessions: CallerSessions;
   readonly #reserved: SlotId | undefined;
+  readonly groups: SlotGroups;
 
   /** `reserved`: the slot of the audit key, which signs for nobody and takes no other keys. */
   constructor(world: {
@@ -23,11 +25,13 @@ export class Door {
     registry: KeyRegistry;
     sessions: CallerSessions;
     reserved: SlotId | undefined;
+    groups: SlotGroups;
   }) {
     this.keepers = world.keepers;
     this.#registry = world.registry;
     this.#sessions = world.sessions;
     this.#reserved = world.reserved;
+    this.groups = world.groups;
   }
 
   /** In a slot with PIN sessions, whoever knows the PIN may come in; so its existence is no secret. */
@@ -127,7 +131,14 @@ export class Door {
     if (record.slot === this.#reserved) throw reserved(record.slot);
     if (record.state === 'disabled')
       throw new KeyslotError('KEY_DISABLED', `The key ${record.id} is disabled.`);
+    const group = this.groups.of(keeper.id);
+    if (group) return group.lend(record, key => work(record, key));
     return keeper.watched(keeper.lend(record, key => work(record, key)));
+  }
+
+  /** A signature with the key failed like this. A group has told whichever of its slots it was. */
+  noticed(record: KeyRecord, error: KeyslotError): void {
+    if (!this.groups.of(record.slot)) this.slotOf(record).noticed(error);
   }
 
   /**

@@ -9,6 +9,7 @@ import type { Door } from './door.ts';
 import { targetOf } from './door.ts';
 import { type KeyLifecycle, keyUnknown, keyView, tagOf } from './keys.ts';
 import type { Operations } from './operation.ts';
+import type { SlotKeeper } from './slot-keeper.ts';
 
 /** Keys: which there are, where they come from, and where they end. */
 export function keyOperations(
@@ -53,7 +54,8 @@ export function keyOperations(
       using seed = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });
       const id = keyId(input.key);
       const keeper = door.slotForKeys(input.slot, identity, 'import');
-      return { output: await keeper.watched(keys.import(id, keeper, seed, input.tags)) };
+      const group = door.groups.of(keeper.id);
+      return { output: await keeper.watched(keys.import(id, keeper, seed, input.tags, group)) };
     },
     'adopt-key': async ({ input }, _call, identity) => {
       const id = keyId(input.key);
@@ -84,16 +86,17 @@ export function keyOperations(
     },
     'destroy-key': async ({ input }, _call, identity) => {
       const record = door.managedKey(input.key, identity, 'manage');
-      const keeper = door.slotOf(record);
-      const session = keeper.session();
-      if (!destroys(session)) {
-        throw new KeyslotError('POWER_MISSING', `Slot ${keeper.id} cannot destroy keys.`);
-      }
+      const group = door.groups.of(record.slot);
+      const keepers = group ? await group.holders(record) : [door.slotOf(record)];
+      const sessions = keepers.map(keeper => destroying(keeper));
       // Written down first: a key that is half destroyed signs nothing any more.
       const destroyed = registry.setState(record.id, 'destroyed');
-      await keeper.unused(record.id);
-      await keeper.watched(session.destroy(record.id));
-      keeper.forgetSigner(record.id);
+      for (const keeper of keepers) await keeper.unused(record.id);
+      for (const { keeper, session } of sessions) {
+        await keeper.watched(session.destroy(record.id));
+        keeper.forgetSigner(record.id);
+      }
+      group?.forget(record.id);
       return { output: keyView(destroyed) };
     },
     verify: async ({ input, bytes }, call, identity) => {
@@ -104,6 +107,12 @@ export function keyOperations(
       return { output: { valid: await createVerifier(record.publicKey).verify(message, signature) } };
     },
   };
+}
+
+function destroying(keeper: SlotKeeper) {
+  const session = keeper.session();
+  if (destroys(session)) return { keeper, session };
+  throw new KeyslotError('POWER_MISSING', `Slot ${keeper.id} cannot destroy keys.`);
 }
 
 export interface KeyWorld {

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { canaryKey } from '../custody/canary-key.ts';
 import { adopts, generates, imports, type KeyInfo, type Session } from '../custody/engine.ts';
 import { type KeyId, keyId, type SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
@@ -9,6 +10,7 @@ import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '..
 import type { Secret } from '../foundation/secret.ts';
 import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
 import type { KeyView } from '../wire/views.ts';
+import type { SlotGroup } from './slot-group.ts';
 import type { SlotKeeper } from './slot-keeper.ts';
 
 /**
@@ -25,7 +27,7 @@ export class KeyLifecycle {
     this.#clock = clock;
   }
 
-  /** POWER_MISSING, KEY_EXISTS, and what the custody answers. */
+  /** POWER_MISSING, KEY_ID_INVALID for the reserved one, KEY_EXISTS, and what the custody answers. */
   async generate(id: KeyId, keeper: SlotKeeper, tags?: readonly string[]): Promise<KeyView> {
     const session = keeper.session();
     if (!generates(session)) throw powerMissing(keeper, 'generate');
@@ -39,8 +41,17 @@ export class KeyLifecycle {
     });
   }
 
-  /** POWER_MISSING, KEY_EXISTS, KEY_MATERIAL_INVALID, and what the custody answers. */
-  async import(id: KeyId, keeper: SlotKeeper, seed: Secret, tags?: readonly string[]): Promise<KeyView> {
+  /**
+   * In a group, the seed of a key of another of its slots becomes a copy here, and the registry stays as it is.
+   * POWER_MISSING, KEY_ID_INVALID, KEY_EXISTS, KEY_MATERIAL_INVALID, and what the custody answers.
+   */
+  async import(
+    id: KeyId,
+    keeper: SlotKeeper,
+    seed: Secret,
+    tags?: readonly string[],
+    group?: SlotGroup,
+  ): Promise<KeyView> {
     const session = keeper.session();
     if (!imports(session)) throw powerMissing(keeper, 'import');
     if (seed.length !== seed_bytes) {
@@ -48,12 +59,17 @@ export class KeyLifecycle {
     }
     const expected = seed.use(publicKeyFromSeed);
     const make = () => session.import(id, seed);
+    const registered = this.#registry.get(id);
+    if (group && registered && tags === undefined && isOriginal(registered, keeper, group, expected)) {
+      await group.addCopy(registered, keeper, make);
+      return keyView(registered);
+    }
     return this.#make({ id, slot: keeper.id, origin: 'imported', tags, session, make, expected });
   }
 
   /**
    * Takes a key into the registry that exists in the custody already: the one that the reference names there, or
-   * the slot's own key of this id. It proves itself first. POWER_MISSING, KEY_EXISTS, KEY_UNKNOWN,
+   * the slot's own key of this id. It proves itself first. POWER_MISSING, KEY_ID_INVALID, KEY_EXISTS, KEY_UNKNOWN,
    * KEY_UNVERIFIED, and what the custody answers.
    */
   async adopt(
@@ -74,6 +90,7 @@ export class KeyLifecycle {
 
   async #make(plan: Plan): Promise<KeyView> {
     const { id } = plan;
+    if (id === canaryKey) throw new KeyslotError('KEY_ID_INVALID', `The key id ${id} is reserved.`);
     const resumed = this.#begin(plan);
     this.#making.add(id);
     try {
@@ -95,6 +112,14 @@ export class KeyLifecycle {
     return false;
   }
 }
+
+/** Whether it is the same key, in another slot of the group. */
+const isOriginal = (record: KeyRecord, keeper: SlotKeeper, group: SlotGroup, expected: Uint8Array): boolean =>
+  (record.state === 'active' || record.state === 'disabled') &&
+  record.slot !== keeper.id &&
+  group.members.some(({ slot }) => slot === record.slot) &&
+  record.publicKey !== undefined &&
+  Buffer.compare(record.publicKey, expected) === 0;
 
 interface Plan {
   readonly id: KeyId;

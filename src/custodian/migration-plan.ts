@@ -44,12 +44,14 @@ export async function planMigration(
     readonly registry: KeyRegistry;
     readonly journal: MigrationsJournal;
     readonly identities: readonly Identity[];
+    copyElsewhere(record: KeyRecord): Promise<SlotId | undefined>;
+    inOneGroup(from: SlotId, to: SlotId): boolean;
   },
 ): Promise<MigrationPlan> {
   const { from, to } = route;
   const keys = route.keys ? [...new Set(route.keys)] : keysOf(from, world.registry);
   const records = keys.map(key => ({ key, record: world.registry.get(key) }));
-  const obstacle = obstacleOf(from, to);
+  const obstacle = obstacleOf(from, to) ?? (world.inOneGroup(from.id, to.id) ? grouped(from, to) : undefined);
   const there = obstacle ? undefined : { from: await held(from), to: await held(to) };
   const planned: PlannedKey[] = [];
   for (const { key, record } of records) {
@@ -57,7 +59,10 @@ export async function planMigration(
       planned.push({ key, reason: because('KEY_UNKNOWN', `Slot ${from.id} has no key ${key}.`) });
       continue;
     }
-    const reason = obstacle ?? (await reasonOf(record, route, there, world.journal.unsettledOf(key)));
+    const reason =
+      obstacle ??
+      (await reasonOf(record, route, there, world.journal.unsettledOf(key))) ??
+      copied(record, await world.copyElsewhere(record));
     planned.push({ key, record, ...(reason ? { reason } : {}) });
   }
   const notes = notesOf(route, world.identities);
@@ -151,6 +156,21 @@ async function reasonOf(
   }
   return undefined;
 }
+
+const grouped = (from: SlotKeeper, to: SlotKeeper): Reason =>
+  because(
+    'MIGRATION_IMPOSSIBLE',
+    `Slots ${from.id} and ${to.id} are in one group, which signs in both: a key gets a copy by importing it.`,
+  );
+
+/** What a group keeps elsewhere would stay behind, and sign for nobody. */
+const copied = (record: KeyRecord, slot: SlotId | undefined): Reason | undefined =>
+  slot === undefined
+    ? undefined
+    : because(
+        'MIGRATION_IMPOSSIBLE',
+        `Slot ${slot} is in a group with slot ${record.slot} and has, or while it is away may have, a copy of ${record.id}: remove it first.`,
+      );
 
 /** Why a key that is registered is not among those of its slot: it has gone, or cannot be used. */
 async function absence(from: SlotKeeper, id: KeyId): Promise<Reason> {

@@ -1,5 +1,5 @@
 import { destroys, exports, imports, type KeyInfo, type Session } from '../custody/engine.ts';
-import type { KeyId } from '../custody/ids.ts';
+import type { KeyId, SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import type { Clock } from '../foundation/clock.ts';
 import { publicKeyFromSeed } from '../foundation/ed25519.ts';
@@ -341,6 +341,9 @@ export interface MigrationWorld {
   readonly log: Log;
   /** Everybody whom the configuration names. */
   readonly identities: readonly Identity[];
+  /** Another slot of its group that has, or may have, a copy of the key. */
+  copyElsewhere(record: KeyRecord): Promise<SlotId | undefined>;
+  inOneGroup(from: SlotId, to: SlotId): boolean;
   /** The slot that a key is registered in. SLOT_FAILED when it is not configured any more. */
   slotOf(record: KeyRecord): SlotKeeper;
 }

@@ -1,3 +1,4 @@
+import { canaryKey } from '../custody/canary-key.ts';
 import type { KeyInfo, Session } from '../custody/engine.ts';
 import type { KeyId, SlotId } from '../custody/ids.ts';
 import { toKeyslotError } from '../foundation/errors.ts';
@@ -10,10 +11,16 @@ import type { SlotView } from '../wire/views.ts';
 export class Reconciliation {
   readonly #slot: SlotId;
   readonly #world: ReconciliationWorld;
+  #copies: ReadonlyMap<KeyId, Copy> | undefined;
 
   constructor(slot: SlotId, world: ReconciliationWorld) {
     this.#slot = slot;
     this.#world = world;
+  }
+
+  /** What the last look found here of the keys of the group's other slots; nothing before the first one. */
+  get copies(): ReadonlyMap<KeyId, Copy> | undefined {
+    return this.#copies;
   }
 
   /**
@@ -30,7 +37,9 @@ export class Reconciliation {
       if (record.state === 'pending') await this.#resolve(session, record, info !== undefined);
       else findings.push(...(await difference(session, record, info)));
     }
+    present.delete(canaryKey); // ours, and in no registry
     const copies = this.#world.journal.copiesIn(this.#slot);
+    findings.push(...this.#takeCopies(present));
     for (const { id, publicKey } of present.values()) {
       const copied = copies.get(id);
       const kept = copied !== undefined && Buffer.compare(copied, publicKey) === 0;
@@ -51,7 +60,24 @@ export class Reconciliation {
       if (record.state === 'destroyed' || record.state === 'pending') continue;
       findings.push(...(await difference(session, record, present.get(id))));
     }
+    findings.push(...this.#takeCopies(present));
     return this.#told(findings);
+  }
+
+  /** Takes the keys of the group's other slots out of what was listed. One under their id that is another is told. */
+  #takeCopies(present: Map<KeyId, KeyInfo>): Findings {
+    const mates = this.#world.mates?.get(this.#slot) ?? [];
+    const kept = this.#world.journal.copiesIn(this.#slot);
+    const copies = new Map<KeyId, Copy>();
+    for (const info of mates.length > 0 ? [...present.values()] : []) {
+      const record = this.#world.registry.get(info.id);
+      if (!record || !mates.includes(record.slot) || !isUsed(record)) continue;
+      const found = samePublicKey(record, info) ? 'copy' : 'mismatch';
+      copies.set(info.id, found);
+      if (found === 'mismatch' || !kept.has(info.id)) present.delete(info.id);
+    }
+    this.#copies = copies;
+    return [...copies].flatMap(([key, found]) => (found === 'mismatch' ? [{ key, problem: found }] : []));
   }
 
   #told(findings: Findings): Findings {
@@ -82,8 +108,15 @@ export class Reconciliation {
 export interface ReconciliationWorld {
   readonly registry: KeyRegistry;
   readonly journal: MigrationsJournal;
+  /** The other slots of the group of each slot that is in one. */
+  readonly mates?: ReadonlyMap<SlotId, readonly SlotId[]> | undefined;
   readonly log: Log;
 }
+
+/** Whether what stands under the id of a key of another slot is that key. */
+export type Copy = 'copy' | 'mismatch';
+
+const isUsed = ({ state }: KeyRecord): boolean => state === 'active' || state === 'disabled';
 
 export type Findings = SlotView['findings'];
 

@@ -137,10 +137,12 @@ function credentialText(credential: Credential): string {
  */
 export const traceOf: Readonly<Record<OperationName, 'sign' | 'change' | 'event' | 'read'>> = {
   'list-slots': 'read',
+  'list-groups': 'read',
   'show-slot': 'read',
   'open-slot': 'change',
   'lock-slot': 'change',
   'clear-latch': 'change',
+  'try-slot': 'read',
   'open-session': 'event',
   'close-session': 'event',
   'list-keys': 'read',

@@ -5,7 +5,7 @@ import type { ReceiptView } from '../wire/audit.ts';
 import { type Decoded, decode, type Order } from './decode.ts';
 import type { Recorded } from './recovered-requests.ts';
 import type { Asking, Desk } from './signing-desk.ts';
-import type { BoundSigner } from './slot-keeper.ts';
+import type { BoundSigner, Made } from './slot-keeper.ts';
 
 /**
  * The signing pipeline behind the door: the caller is known and may use the key. Decode → policy → durable intent →
@@ -18,8 +18,8 @@ export async function signOne(order: Order, asking: Asking, desk: Desk): Promise
     const verdict = await desk.refusing(asking, decoded, () => desk.decide(decoded, asking));
     const intent = await desk.intend(decoded, asking, verdict);
     try {
-      const signature = await signed(decoded.message, asking.key, asking.call.signal);
-      return await desk.release(intent, signature);
+      const made = await signed(decoded.message, asking.key, asking.call.signal);
+      return await desk.release(intent, made);
     } catch (thrown) {
       throw await desk.giveUp(intent, toKeyslotError(thrown));
     }
@@ -78,18 +78,12 @@ const grantFor = {
   'raw-transaction': 'raw',
 } as const;
 
-async function signed(
-  message: Uint8Array,
-  key: BoundSigner,
-  signal: AbortSignal | undefined,
-): Promise<Signature> {
+async function signed(message: Uint8Array, key: BoundSigner, signal: AbortSignal | undefined): Promise<Made> {
   inFlight += 1;
   try {
-    const signature = await key.signer.sign(message, signal).catch(thrown => {
-      throw key.failure(thrown);
-    });
-    await refuseUnverified(key, message, signature);
-    return signature;
+    const made = await key.sign(message, signal);
+    await refuseUnverified(key, message, made);
+    return made;
   } finally {
     inFlight -= 1;
   }
@@ -102,11 +96,15 @@ let inFlight = 0;
  * The only signature in flight is checked on the spot, because waking a thread for it takes as long as the
  * check; as soon as there are others, none of them may hold up the event loop.
  */
-async function refuseUnverified(key: BoundSigner, message: Uint8Array, signature: Signature): Promise<void> {
+async function refuseUnverified(key: BoundSigner, message: Uint8Array, made: Made): Promise<void> {
   const { verifier, signer } = key;
+  const { signature, slot, checked } = made;
   const alone = inFlight === 1;
-  if (alone ? verifier.verifyNow(message, signature) : await verifier.verify(message, signature)) return;
-  throw new KeyslotError('SIGNATURE_WITHHELD', `The signature made with ${signer.key.id} does not verify.`);
+  const verified = alone ? verifier.verifyNow(message, signature) : await verifier.verify(message, signature);
+  checked?.(verified);
+  if (verified) return;
+  const detail = `The signature that slot ${slot} made with ${signer.key.id} does not verify.`;
+  throw new KeyslotError('SIGNATURE_WITHHELD', detail);
 }
 
 function release(decoded: Decoded, recorded: Recorded): Signed {

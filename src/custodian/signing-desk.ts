@@ -1,5 +1,4 @@
 import type { AuditEntry, Receipt } from '../audit/record.ts';
-import type { Signature } from '../custody/ids.ts';
 import { encodeBase64 } from '../foundation/base64.ts';
 import type { Clock } from '../foundation/clock.ts';
 import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
@@ -22,7 +21,7 @@ import type { LookupTables } from './lookup-tables.ts';
 import type { PolicyBook } from './policy-book.ts';
 import { asker, type Recorder } from './recorder.ts';
 import type { Recorded } from './recovered-requests.ts';
-import type { BoundSigner } from './slot-keeper.ts';
+import type { BoundSigner, Made } from './slot-keeper.ts';
 
 /**
  * Where a signature is decided on and written down: freezes, policies and their counters, the intent before it
@@ -142,9 +141,9 @@ export class SigningDesk {
     }
   }
 
-  /** Durable when it resolves: only now may the signature leave. AUDIT_UNAVAILABLE, AUDIT_FAILED. */
-  async release(intent: Intent, signature: Signature): Promise<Recorded> {
-    const { requestId, actor, operation, key, publicKey, slot, kind, message } = intent.about;
+  /** Durable when it resolves: only now may the signature leave. The result names the slot that made it. AUDIT_UNAVAILABLE, AUDIT_FAILED. */
+  async release(intent: Intent, { signature, slot }: Pick<Made, 'signature' | 'slot'>): Promise<Recorded> {
+    const { requestId, actor, operation, key, publicKey, kind, message } = intent.about;
     const entry = { requestId, actor, operation, key, publicKey, slot, kind, message };
     const receipt = await this.#world.recorder
       .result(intent.receipt, {

@@ -21,7 +21,7 @@ export function signingOperations(
   /** A failure that nobody else hears of is logged, and tells the slot that its token has gone. */
   const noticed = (record: KeyRecord, error: KeyslotError): void => {
     if (error.entry.status >= 500) log.error({ key: record.id, err: error }, 'a signature was not made');
-    door.slotOf(record).noticed(error);
+    door.noticed(record, error);
   };
   const enter = <T>(
     operation: OperationName,

@@ -1,3 +1,4 @@
+import { canaryKey } from '../custody/canary-key.ts';
 import {
   type CustodyLabel,
   recovers,
@@ -7,7 +8,7 @@ import {
   type Slot,
   type SlotDescription,
 } from '../custody/engine.ts';
-import type { KeyId, SlotId } from '../custody/ids.ts';
+import type { KeyId, Signature, SlotId } from '../custody/ids.ts';
 import { encodeBase58 } from '../foundation/base58.ts';
 import type { Clock } from '../foundation/clock.ts';
 import { createVerifier, type Verifier } from '../foundation/ed25519.ts';
@@ -18,10 +19,18 @@ import type { Secret } from '../foundation/secret.ts';
 import type { KeyRecord, KeyRegistry } from '../store/key-registry.ts';
 import type { Latches } from '../store/latches.ts';
 import type { MigrationsJournal } from '../store/migrations-journal.ts';
-import type { AccessMode, SlotState, SlotView } from '../wire/views.ts';
+import type { AccessMode, CanaryView, SlotState, SlotView, TrialView } from '../wire/views.ts';
+import { Canary, type CanaryWorld } from './canary.ts';
 import { KeyUse } from './key-use.ts';
 import type { PinGuard } from './pin-guard.ts';
-import { type Findings, isHarmless, Reconciliation, samePublicKey, shown } from './reconciliation.ts';
+import {
+  type Copy,
+  type Findings,
+  isHarmless,
+  Reconciliation,
+  samePublicKey,
+  shown,
+} from './reconciliation.ts';
 
 /**
  * One configured slot and its state: `locked → open ⇄ degraded → failed`, and `latched` once its token has
@@ -38,9 +47,11 @@ export class SlotKeeper {
   readonly #use = new KeyUse();
   readonly #reconciliation: Reconciliation;
   readonly #listeners = new Set<(state: SlotState) => void>();
+  readonly #watchers = new Set<() => void>();
   #description: SlotDescription;
   #state: SlotState = 'locked';
   #reason: Reason | undefined;
+  #since: Date;
   #findings: Findings = [];
   #opened: Opened | undefined;
   #opening: Promise<void> | undefined;
@@ -53,6 +64,7 @@ export class SlotKeeper {
     this.#setting = setting;
     this.#description = description;
     this.#world = world;
+    this.#since = world.clock.utc();
     this.#reconciliation = new Reconciliation(this.id, world);
   }
 
@@ -80,6 +92,26 @@ export class SlotKeeper {
     return this.#reason;
   }
 
+  /** When it got into its present state. */
+  get since(): Date {
+    return this.#since;
+  }
+
+  /** Differences between the registry and the token, as of the last look. */
+  get findings(): Findings {
+    return this.#findings;
+  }
+
+  /** Whether the appliance is not ready without it. */
+  get required(): boolean {
+    return this.#setting.required ?? true;
+  }
+
+  /** How the canary of the open slot is; nothing for a slot that has none, or is not open. */
+  get canary(): CanaryView | undefined {
+    return this.#opened?.canary?.health;
+  }
+
   /** Whether it is logged in, also while its device is away. */
   get holdsSession(): boolean {
     return this.#opened !== undefined;
@@ -90,8 +122,30 @@ export class SlotKeeper {
     this.#listeners.add(listener);
   }
 
+  /** Calls the listener whenever `state`, `reason` or `presence` may have changed. */
+  onChange(listener: () => void): void {
+    this.#watchers.add(listener);
+  }
+
+  /** Whether a call made now is answered, waits for a device that was lost a moment ago, or is turned away. */
+  get presence(): Presence {
+    const session = this.#opened?.session;
+    if (!session) return 'away';
+    if (!recovers(session) || session.health.state === 'serving') return 'here';
+    return session.health.state === 'recovering' ? 'awaited' : 'away';
+  }
+
   get custody(): CustodyLabel {
     return this.#description.custody;
+  }
+
+  get engine(): string {
+    return this.#description.engine;
+  }
+
+  /** Of the keys of the group's other slots, those that were found here when the slot was last looked into. */
+  get copies(): ReadonlyMap<KeyId, Copy> | undefined {
+    return this.#reconciliation.copies;
   }
 
   /** Unattended slots open by themselves; an attended one waits for its operator. */
@@ -117,16 +171,18 @@ export class SlotKeeper {
 
   /**
    * Opens the slot with the PIN that is given, or else with the one of the configured source. On an open slot
-   * the PIN is only compared. Concurrent openings are one: the later ones compare with the first one's PIN.
-   * A latched slot takes no PIN from a caller, but another one of the source; one that comes while the slot is
-   * closing waits for the end of that.
+   * the PIN is only compared, and a device that is away is looked for at once. Concurrent openings are one: the
+   * later ones compare with the first one's PIN. A latched slot takes no PIN from a caller, but another one of the
+   * source; one that comes while the slot is closing waits for the end of that.
    * SLOT_HAS_NO_PIN, SLOT_LATCHED, SLOT_PIN_REQUIRED, SECRET_UNREADABLE, PIN_INCORRECT, and the failures of `Slot.open`.
    */
   async open(given: Secret | undefined, by: string): Promise<void> {
     if (given && this.#setting.hasPin === false) throw this.#pinless();
     while (this.#opening ?? this.#closing) await (this.#opening ?? this.#closing)?.catch(() => undefined);
     if (this.#opened) {
-      if (given) this.#world.pins.compare(by, given, this.#opened.pinDigest);
+      const { session, pinDigest } = this.#opened;
+      if (given) this.#world.pins.compare(by, given, pinDigest);
+      if (recovers(session) && session.health.state !== 'serving') await session.lookNow();
       return;
     }
     if (this.#state === 'latched' && (given || this.attended)) throw this.#latchedError();
@@ -137,6 +193,14 @@ export class SlotKeeper {
     } finally {
       this.#opening = undefined;
     }
+    await this.#firstProof(); // no part of the opening: a lock does not wait for it
+  }
+
+  /** Has the canary sign now. POWER_MISSING for a slot without one, SLOT_LOCKED and its kin. */
+  try(): Promise<TrialView> {
+    const { canary } = this.#openedOrThrow();
+    if (!canary) throw new KeyslotError('POWER_MISSING', `Slot ${this.id} has no canary.`);
+    return canary.try();
   }
 
   /** Ends the login. What is signing finishes first; the slot refuses new work at once. */
@@ -169,7 +233,7 @@ export class SlotKeeper {
   signer(record: KeyRecord): Promise<BoundSigner> {
     const opened = this.#openedOrThrow();
     const known = opened.signers.get(record.id);
-    if (known) return known;
+    if (known) return known.catch(ownFailure);
     const bound = this.#bind(opened.session, record);
     opened.signers.set(record.id, bound);
     bound.catch(() => opened.signers.delete(record.id)); // a failed look-up is not remembered
@@ -178,7 +242,12 @@ export class SlotKeeper {
 
   /** Lends the signer of a registered key for the time of the work. The failures of `signer`. */
   lend<T>(record: KeyRecord, work: (key: BoundSigner) => Promise<T>): Promise<T> {
-    return this.#use.during(record.id, async () => work(await this.signer(record)));
+    return this.using(record.id, async () => work(await this.signer(record)));
+  }
+
+  /** Work for which a key of this slot must stay where it is, wherever its signatures are made. */
+  using<T>(key: KeyId, work: () => Promise<T>): Promise<T> {
+    return this.#use.during(key, work);
   }
 
   /** Waits until nobody signs with a key of this slot any more, which ends once the key is registered elsewhere. */
@@ -248,6 +317,7 @@ export class SlotKeeper {
       session,
       pinDigest: this.#world.pins.digest(pin),
       signers: new Map(),
+      ...this.#canaryOf(session),
       ...(recovers(session)
         ? { pin: pin.copy(), unfollow: session.onHealth(health => this.#follow(opened, health)) }
         : {}),
@@ -257,6 +327,25 @@ export class SlotKeeper {
     if (recovers(session) && session.health.state !== 'serving') this.#follow(opened, session.health);
   }
 
+  async #firstProof(): Promise<void> {
+    await this.#opened?.canary?.try();
+  }
+
+  #canaryOf(session: Session): { canary?: Canary } {
+    const { canary: setting } = this.#setting;
+    if (!setting) return {};
+    const { clock, log, registry, canaryMade: recorded } = this.#world;
+    const registered = () => registry.get(canaryKey) !== undefined;
+    const noticed = (error: KeyslotError) => this.noticed(error);
+    return {
+      canary: new Canary(
+        session,
+        { ...setting, slot: this.id },
+        { clock, log, registered, recorded, noticed },
+      ),
+    };
+  }
+
   /** What becomes of the slot as its session loses its device and finds it again. */
   #follow(opened: Opened, health: SessionHealth): void {
     if (opened !== this.#opened) return;
@@ -264,6 +353,7 @@ export class SlotKeeper {
       case 'serving':
         this.#enter(this.#standing(), undefined);
         this.#lookAgain(opened);
+        void opened.canary?.try();
         break;
       case 'recovering':
         this.#enter('degraded', reasonOf(health.error));
@@ -350,7 +440,16 @@ export class SlotKeeper {
     const { publicKey } = signer.key;
     const { engine } = this.#description;
     const address = encodeBase58(publicKey);
-    return { signer, slot: this.id, engine, verifier: createVerifier(publicKey), address, failure };
+    const canary = this.#opened?.session === session ? this.#opened.canary : undefined;
+    const checked = canary && ((verified: boolean) => verified && canary.verified());
+    const sign = async (message: Uint8Array, signal?: AbortSignal): Promise<Made> => {
+      try {
+        return { signature: await signer.sign(message, signal), slot: this.id, checked };
+      } catch (thrown) {
+        throw failure(thrown);
+      }
+    };
+    return { signer, slot: this.id, engine, verifier: createVerifier(publicKey), address, sign };
   }
 
   /** A session that was ended under a request that had come in already is a slot that was locked, or has failed. */
@@ -372,6 +471,7 @@ export class SlotKeeper {
     this.#opened = undefined;
     if (this.#state !== 'latched') this.#enter(state, reason);
     if (opened) {
+      opened.canary?.[Symbol.dispose]();
       opened.unfollow?.();
       const closing = Promise.resolve(opened.session[Symbol.asyncDispose]());
       this.#closing = closing.finally(() => {
@@ -386,7 +486,9 @@ export class SlotKeeper {
     const from = this.#state;
     this.#state = state;
     this.#reason = reason;
+    for (const watcher of this.#watchers) watcher();
     if (state === from) return;
+    this.#since = this.#world.clock.utc();
     this.#world.log.info({ slot: this.id, from, to: state, ...reason }, 'the slot changed its state');
     for (const listener of this.#listeners) listener(state);
   }
@@ -422,15 +524,23 @@ export interface SlotSetting {
   readonly hasPin?: boolean;
   /** Reads the PIN from its source, anew each time; absent for an attended slot. SECRET_UNREADABLE. */
   readonly readPin?: () => Promise<Secret>;
+  /** Has a key of its own in the slot sign that often; without it the slot has no canary. */
+  readonly canary?: { readonly every_ms: number } | undefined;
+  /** False for a slot without which the appliance is ready all the same. */
+  readonly required?: boolean;
 }
 
 export interface KeeperWorld {
   readonly registry: KeyRegistry;
+  /** The other slots of the group of each slot that is in one. */
+  readonly mates?: ReadonlyMap<SlotId, readonly SlotId[]> | undefined;
   readonly journal: MigrationsJournal;
   readonly latches: Latches;
   readonly pins: PinGuard;
   readonly clock: Clock;
   readonly log: Log;
+  /** Has the making of a canary's key written down. */
+  readonly canaryMade: CanaryWorld['recorded'];
   /** Calls of the slot's module hang for good: only another process helps. */
   readonly beyondHelp: (slot: SlotId, error: KeyslotError) => void;
 }
@@ -444,14 +554,28 @@ export interface BoundSigner {
   readonly verifier: Verifier;
   /** Base58 of the public key. */
   readonly address: string;
-  /** What a failure of the signer means to whoever asked: KEY_MISSING, SLOT_LOCKED and SLOT_FAILED say more. */
-  readonly failure: (thrown: unknown) => unknown;
+  /**
+   * As `Signer.sign`, and says which slot made the signature; a failure is told as what it means to whoever asked:
+   * KEY_MISSING, SLOT_LOCKED and SLOT_FAILED say more.
+   */
+  readonly sign: (message: Uint8Array, signal?: AbortSignal) => Promise<Made>;
 }
+
+/** A signature that nobody has verified yet. */
+export interface Made {
+  readonly signature: Signature;
+  readonly slot: SlotId;
+  /** Told whether it verified. */
+  readonly checked?: ((verified: boolean) => void) | undefined;
+}
+
+export type Presence = 'here' | 'awaited' | 'away';
 
 interface Opened {
   readonly session: Session;
   readonly pinDigest: Buffer;
   readonly signers: Map<KeyId, Promise<BoundSigner>>;
+  readonly canary?: Canary;
   /** Of a session that logs in again by itself: what it does so with, and how it is no longer followed. */
   readonly pin?: Secret;
   readonly unfollow?: () => void;
@@ -468,6 +592,13 @@ const latchReason = {
   code: 'SLOT_LATCHED',
   detail: 'The token refused the PIN; it is not tried again.',
 } as const;
+
+/** One look-up may fail many requests, and the failure of each is written down by itself. */
+function ownFailure(thrown: unknown): never {
+  if (!isKeyslotError(thrown)) throw thrown;
+  const { code, message, retryAfter_s } = thrown;
+  throw new KeyslotError(code, message, { cause: thrown, ...(retryAfter_s ? { retryAfter_s } : {}) });
+}
 
 /** That a custody knows nothing of a key is the caller's mistake only when the registry does not know it either. */
 export function missingKey(thrown: unknown, key: KeyId, slot: SlotId): unknown {

@@ -8,12 +8,24 @@ export function slotOperations(
   door: Door,
   sessions: CallerSessions,
 ): Operations<
-  'list-slots' | 'show-slot' | 'open-slot' | 'lock-slot' | 'clear-latch' | 'open-session' | 'close-session'
+  | 'list-slots'
+  | 'list-groups'
+  | 'show-slot'
+  | 'open-slot'
+  | 'lock-slot'
+  | 'clear-latch'
+  | 'try-slot'
+  | 'open-session'
+  | 'close-session'
 > {
   return {
     'list-slots': async (_request, _call, identity) => {
       const visible = [...door.keepers.values()].filter(keeper => door.maySee(identity, keeper));
       return { output: { slots: visible.map(keeper => keeper.view()) } };
+    },
+    'list-groups': async (_request, _call, identity) => {
+      const views = door.groups.all().map(group => group.view(keeper => door.maySee(identity, keeper)));
+      return { output: { groups: views.filter(({ members }) => members.length > 0) } };
     },
     'show-slot': async ({ input }, _call, identity) => ({
       output: door.visibleSlot(input.slot, identity).view(),
@@ -38,6 +50,9 @@ export function slotOperations(
       keeper.clearLatch();
       return { output: keeper.view() };
     },
+    'try-slot': async ({ input }, _call, identity) => ({
+      output: await door.managedSlot(input.slot, identity, 'manage').try(),
+    }),
     'open-session': async ({ input, bytes }, _call, identity) => {
       const keeper = door.visibleSlot(input.slot, identity);
       using pin = Secret.fromBytes(bytes?.[0] ?? new Uint8Array(), { wipe: true });

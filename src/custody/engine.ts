@@ -131,6 +131,11 @@ export interface Recovers {
   readonly health: SessionHealth;
   /** Calls the listener at every change of `health`, in order, until the returned function is called. */
   onHealth(listener: (health: SessionHealth) => void): () => void;
+  /**
+   * Looks for a lost device at once instead of after the pause that is due, and waits for what comes of it. The
+   * error of the outage when the device is not back; REQUEST_ABORTED.
+   */
+  lookNow(signal?: AbortSignal): Promise<void>;
 }
 
 /**

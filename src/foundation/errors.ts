@@ -487,6 +487,11 @@ export const errorTable = {
     'A secret cannot be read',
     'Make the file readable for the user that runs Keyslot and nobody else (mode 0600 or 0400).',
   ),
+  MODULE_UNTRUSTED: refused(
+    500,
+    'The PKCS#11 module may have been replaced',
+    'Give the library and the folders above it to root alone, or name it in allowModules; correct moduleSha256 after an update.',
+  ),
   MODULE_UNUSABLE: refused(
     503,
     'The PKCS#11 module cannot be loaded',

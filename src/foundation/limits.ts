@@ -20,6 +20,8 @@ export const limits = {
   request_ms: 30_000,
   /** How long a stop waits for what is in flight: less than the supervisor waits before it kills. */
   drain_ms: 4_000,
+  /** How long one slot of a group may take over a signature before another one is asked for it. */
+  groupAttempt_ms: 5_000,
   /** Requests waiting for a session of one slot. */
   slotQueue_items_max: 4_096,
   /** Calls of one gateway that wait for the custodian. */

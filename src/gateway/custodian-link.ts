@@ -16,7 +16,7 @@ import { parseFailureHead } from '../wire/heads.ts';
 
 /**
  * The socket binding, on the gateway's side. When the custodian is lost, calls that may be repeated wait for
- * its successor and are sent again; the others fail with CUSTODIAN_UNAVAILABLE, because nobody knows whether
+ * its successor and are sent again, as do those that a custodian that stops has not begun; the others fail with CUSTODIAN_UNAVAILABLE, because nobody knows whether
  * they happened. Every call ends at its deadline.
  */
 export class CustodianLink implements Custodian, Disposable {
@@ -28,6 +28,7 @@ export class CustodianLink implements Custodian, Disposable {
   #line: { socket: Socket; writer: FrameWriter } | undefined;
   #nextId = 1;
   #closed = false;
+  #last = false;
   #outage = false;
 
   constructor(options: { path: string; bootSecret: Secret; log: Log }) {
@@ -63,6 +64,11 @@ export class CustodianLink implements Custodian, Disposable {
     if (signal?.aborted) this.#giveUp(id);
     signal?.addEventListener('abort', () => this.#giveUp(id), { once: true });
     return promise;
+  }
+
+  /** From now on a custodian that stops is the last one: what it does not begin any more fails, SHUTTING_DOWN. */
+  expectNoSuccessor(): void {
+    this.#last = true;
   }
 
   [Symbol.dispose](): void {
@@ -136,8 +142,14 @@ export class CustodianLink implements Custodian, Disposable {
     const pending = this.#pending.get(frame.id);
     if (!pending) return; // its deadline has passed
     if (frame.kind === 'reply') pending.answer(frame);
-    else if (frame.kind === 'failure') pending.reject(parseFailureHead(frame.head));
-    else throw new FrameError(`A custodian does not send ${frame.kind} frames.`);
+    else if (frame.kind === 'failure') {
+      const error = parseFailureHead(frame.head);
+      if (error.code === 'SHUTTING_DOWN' && !this.#last) {
+        pending.sent = false; // not begun, so that the successor is sent it, whatever it is
+        return;
+      }
+      pending.reject(error);
+    } else throw new FrameError(`A custodian does not send ${frame.kind} frames.`);
     this.#pending.delete(frame.id); // last: a call whose answer made no sense still ends as a lost one
   }
 

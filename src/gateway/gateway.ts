@@ -6,7 +6,7 @@ import { KeyslotError } from '../foundation/errors.ts';
 import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Custodian } from '../wire/custodian.ts';
-import { createOps, withHealth } from './ops.ts';
+import { type Beside, createOps, withHealth } from './ops.ts';
 import { createApi } from './routes.ts';
 import { withVaultTransit } from './vault-transit.ts';
 import { withWallets } from './wallets.ts';
@@ -32,7 +32,7 @@ export class Gateway implements AsyncDisposable {
     const app = createApi(custodian, log, api => {
       if (options.wallets) withWallets(api, { custodian, log, ...options.wallets });
       if (options.vaultTransit) withVaultTransit(api, { custodian, log, ...options.vaultTransit });
-      return withHealth(api, custodian);
+      return withHealth(api, custodian, options.beside);
     });
     const api = await listen(app, options.listen, {
       ...tls,
@@ -42,7 +42,7 @@ export class Gateway implements AsyncDisposable {
     });
     try {
       const { ca: _clientsOnly, ...server } = tls;
-      return new Gateway(api, await listen(createOps(custodian, log), options.ops, server));
+      return new Gateway(api, await listen(createOps(custodian, log, options.beside), options.ops, server));
     } catch (error) {
       api.close();
       throw error;
@@ -65,6 +65,8 @@ export interface GatewayOptions {
   readonly wallets?: { readonly rpcUrl?: string | undefined } | undefined;
   /** The calls of Vault's transit engine, when they are switched on. */
   readonly vaultTransit?: { readonly mount: string; readonly namespace?: string | undefined } | undefined;
+  /** What /readyz shows besides. */
+  readonly beside?: Beside;
   readonly custodian: Custodian;
   readonly log: Log;
 }
@@ -117,7 +119,11 @@ function close(server: Server): Promise<void> {
 
 const idleSweep_ms = 100;
 
+/** Whoever listens on all addresses is spoken to on this machine's own, for which it has a certificate. */
+const reachable: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
+
 function urlOf(server: Server): string {
   const { address, port, family } = server.address() as AddressInfo;
-  return `https://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+  const host = reachable[address] ?? address;
+  return `https://${family === 'IPv6' ? `[${host}]` : host}:${port}`;
 }

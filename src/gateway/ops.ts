@@ -3,21 +3,24 @@ import type { Express } from 'express';
 import { type KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Custodian } from '../wire/custodian.ts';
-import type { Health } from '../wire/views.ts';
+import type { Health, HealthCheck } from '../wire/views.ts';
 import { closed, lean } from './exchange.ts';
 import { answer } from './problem.ts';
 
 /** The listener for whoever operates the appliance: no keys, no signatures, no credentials needed. */
-export function createOps(custodian: Custodian, log: Log): Express {
-  return closed(withHealth(lean(), custodian), log);
+export function createOps(custodian: Custodian, log: Log, beside?: Beside): Express {
+  return closed(withHealth(lean(), custodian, beside), log);
 }
 
+/** Checks that are shown and do not count: what somebody else knows of things that no signature waits for. */
+export type Beside = () => readonly HealthCheck[];
+
 /** `/healthz`: the process answers. `/readyz`: every slot can sign, as far as the custodian knows. */
-export function withHealth(app: Express, custodian: Custodian): Express {
+export function withHealth(app: Express, custodian: Custodian, beside: Beside = () => []): Express {
   app.get('/healthz', (_request, response) => answer(response, 200, { status: 'ok' }));
   app.get('/readyz', async (_request, response) => {
-    const health = await readiness(custodian);
-    answer(response, health.ready ? 200 : 503, health);
+    const { ready, checks } = await readiness(custodian);
+    answer(response, ready ? 200 : 503, { ready, checks: [...checks, ...beside()] });
   });
   return app;
 }

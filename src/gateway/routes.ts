@@ -7,6 +7,7 @@ import { auditRoutes } from './audit-routes.ts';
 import { closed, type Handler, lean, mount, plain, type Routes } from './exchange.ts';
 import { identityRoutes } from './identity-routes.ts';
 import { keyRoutes } from './key-routes.ts';
+import { withOpenApi } from './openapi.ts';
 import { policyRoutes } from './policy-routes.ts';
 import { pageOf } from './query.ts';
 import { signingRoutes } from './signing-routes.ts';
@@ -19,6 +20,7 @@ export function createApi(
 ): Express {
   const app = lean();
   for (const routesOf of tables) mount(app, routesOf(custodian));
+  withOpenApi(app);
   return closed(more(app), log);
 }
 
@@ -36,6 +38,9 @@ const tables: readonly ((custodian: Custodian) => Routes)[] = [
 function slotRoutes(custodian: Custodian): Routes {
   const ask = custodian.call.bind(custodian);
   return {
+    '/v1/groups': {
+      get: async ({ call }) => plain(ask('list-groups', { input: {} }, call)),
+    },
     '/v1/slots': {
       get: async ({ call }) => plain(ask('list-slots', { input: {} }, call)),
     },
@@ -61,6 +66,12 @@ function slotRoutes(custodian: Custodian): Routes {
       post: async ({ call, params, body }) => {
         await body(bodies.nothing);
         return plain(ask('clear-latch', { input: { slot: params.slot ?? '' } }, call));
+      },
+    },
+    '/v1/slots/:slot/try': {
+      post: async ({ call, params, body }) => {
+        await body(bodies.nothing);
+        return plain(ask('try-slot', { input: { slot: params.slot ?? '' } }, call));
       },
     },
     '/v1/slots/:slot/sessions': {

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import type { KeyslotError } from '../foundation/errors.ts';
+import { isUnknownKey, vaultStatus } from '../wire/vault-transit.ts';
 import { answer } from './problem.ts';
 
 /**
@@ -7,7 +8,7 @@ import { answer } from './problem.ts';
  * end of the text, so that docs/errors.md can be asked what to do.
  */
 export function answerVaultErrors(response: ServerResponse, error: KeyslotError): void {
-  const status = statusOf(error, response);
+  const status = vaultStatus(error.code, response.req.method ?? '');
   const { retryable } = error.entry;
   const retryAfter_s = error.retryAfter_s ?? (status === 503 && retryable ? 1 : undefined);
   if (retryAfter_s !== undefined) response.setHeader('Retry-After', String(retryAfter_s));
@@ -20,26 +21,6 @@ export function answerLoginErrors(response: ServerResponse, error: KeyslotError)
   else answer(response, 400, { errors: ['invalid role or secret ID'] });
 }
 
-function statusOf({ code, entry }: KeyslotError, response: ServerResponse): number {
-  if (isUnknownKey(code)) return /^(POST|PUT)$/.test(response.req.method ?? '') ? 400 : 404;
-  switch (entry.status) {
-    case 401:
-      return 403;
-    case 403:
-    case 404:
-    case 405:
-    case 413:
-    case 415:
-    case 429:
-    case 500:
-      return entry.status;
-    case 423: // sealed, in Vault's words
-      return 503;
-    default:
-      return entry.status >= 500 ? 503 : 400;
-  }
-}
-
 function textsOf({ code, message, entry }: KeyslotError, status: number): readonly string[] {
   if (isUnknownKey(code)) return status === 404 ? [] : ['signing key not found'];
   if (code === 'CREDENTIAL_MISSING' || code === 'CREDENTIAL_UNKNOWN') return ['permission denied'];
@@ -47,7 +28,3 @@ function textsOf({ code, message, entry }: KeyslotError, status: number): readon
   const text = `${message} (${code})`;
   return entry.status === 401 || entry.status === 403 ? ['permission denied', text] : [text];
 }
-
-/** A key that cannot exist, one that does not, and one that this identity may not use are the same to it. */
-const isUnknownKey = (code: KeyslotError['code']): boolean =>
-  code === 'KEY_UNKNOWN' || code === 'KEY_ID_INVALID';

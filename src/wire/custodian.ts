@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { auditOperations, receipt } from './audit.ts';
+import { groupOperations } from './groups.ts';
 import { identityOperations } from './identities.ts';
 import { id, nothing, once, operation, repeatable } from './operation.ts';
 import { policyOperations } from './policies.ts';
@@ -11,6 +12,7 @@ import {
   migrationView,
   sessionView,
   slotView,
+  trialView,
   walletView,
 } from './views.ts';
 
@@ -103,6 +105,8 @@ export const operations = {
   'open-slot': operation(z.strictObject({ slot: id }), slotView, once),
   'lock-slot': operation(z.strictObject({ slot: id }), slotView, once),
   'clear-latch': operation(z.strictObject({ slot: id }), slotView, once),
+  /** Has the canary of the slot sign now, or joins the attempt that is under way. */
+  'try-slot': operation(z.strictObject({ slot: id }), trialView, repeatable),
   /** bytes: the PIN. Answer bytes: the session token, as text. */
   'open-session': operation(z.strictObject({ slot: id }), sessionView, once),
   'close-session': operation(nothing, nothing, once),
@@ -194,6 +198,7 @@ export const operations = {
     z.object({ identity: z.string(), lease_s: z.number() }),
     once,
   ),
+  ...groupOperations,
   ...policyOperations,
   ...identityOperations,
   ...auditOperations,

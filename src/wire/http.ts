@@ -9,7 +9,7 @@ import { freezeScope } from './policies.ts';
 
 /** The request bodies of the HTTP API, and their parsers: unknown fields are refused, every failure has its code. */
 
-const base64 = z.string();
+const base64 = z.string().meta({ contentEncoding: 'base64' });
 const keys = z.array(z.string()).min(1).optional();
 /** Checked one by one where they are used. */
 const someTags = z.array(z.string()).max(32);
@@ -41,7 +41,10 @@ export const bodies = {
   signMessage: z.strictObject({ message: base64, raw: z.boolean().optional() }),
   signTransaction: z.strictObject({ transaction: base64 }),
   signBatch: z.strictObject({
-    items: z.array(z.union([z.strictObject({ message: base64 }), z.strictObject({ transaction: base64 })])),
+    // How many there may be is checked where they are counted, with a code of its own.
+    items: z
+      .array(z.union([z.strictObject({ message: base64 }), z.strictObject({ transaction: base64 })]))
+      .meta({ minItems: 1, maxItems: limits.batch_items_max }),
   }),
   verify: z.strictObject({ message: base64, signature: z.string() }),
   migrationRoute: z.strictObject({ from: z.string(), to: z.string(), keys }),

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { decodeBase64 } from '../foundation/base64.ts';
-import { KeyslotError } from '../foundation/errors.ts';
+import { type ErrorCode, errorTable, KeyslotError } from '../foundation/errors.ts';
 
 /**
  * The bodies of Vault's transit engine, as far as they make sense for Ed25519 over the bytes themselves. What
@@ -63,3 +63,28 @@ export function vaultSignature(text: string): Uint8Array {
 }
 
 export const signaturePrefix = 'vault:v1:';
+
+/** The status that Vault would answer with: it knows fewer of them. */
+export function vaultStatus(code: ErrorCode, method: string): number {
+  if (isUnknownKey(code)) return /^(post|put)$/i.test(method) ? 400 : 404;
+  const { status } = errorTable[code];
+  switch (status) {
+    case 401:
+      return 403;
+    case 403:
+    case 404:
+    case 405:
+    case 413:
+    case 415:
+    case 429:
+    case 500:
+      return status;
+    case 423: // sealed, in Vault's words
+      return 503;
+    default:
+      return status >= 500 ? 503 : 400;
+  }
+}
+
+/** A key that cannot exist, one that does not, and one that this identity may not use are the same to it. */
+export const isUnknownKey = (code: ErrorCode): boolean => code === 'KEY_UNKNOWN' || code === 'KEY_ID_INVALID';

@@ -80,7 +80,35 @@ export const sessionView = z.object({
   idle_s: z.number(),
 });
 
+/** What shows that an open slot signs: its canary key, and the signatures of callers that verified. */
+export const canaryView = z.object({
+  /** Whether the state is `proven`. */
+  ok: z.boolean(),
+  /**
+   * `proven`: a signature verified within the last three intervals. `unverified`: the last one of the canary was
+   * wrong. `unavailable`: the slot takes no canary key, which says nothing of the keys that it has.
+   */
+  state: z.enum(['proven', 'unproven', 'unverified', 'unavailable']),
+  every_s: z.number(),
+  /** Since the last signature, of the canary or a caller, that verified. */
+  age_s: z.number().optional(),
+  /** Of the canary, since the slot was opened. */
+  signatures: z.int(),
+  failures: z.int(),
+  unverified: z.int(),
+  lastError: z.object({ code: z.string(), at: z.string() }).optional(),
+});
+
+/** One attempt of a canary. */
+export const trialView = z.object({
+  ok: z.boolean(),
+  took_ms: z.number(),
+  at: z.string(),
+  error: z.object({ code: z.string(), detail: z.string() }).optional(),
+});
+
 export const health = z.object({
+  /** Whether every check is ok that is required. */
   ready: z.boolean(),
   /** `custody`: what the keys of the slot are behind, said here too because a simulation must not look like an HSM. */
   checks: z.array(
@@ -89,11 +117,29 @@ export const health = z.object({
       ok: z.boolean(),
       state: z.string(),
       custody: custodyLabel.optional(),
+      /** Since when it has been in this state. */
+      since: z.string().optional(),
+      /** False for what is shown and does not count for `ready`. */
+      required: z.boolean().optional(),
+      /** Of a slot: the group through which it is judged. */
+      group: z.string().optional(),
+      /** Of a slot: how many differences between registry and token there are, and how many keep a key from signing. */
+      findings: z.object({ all: z.int(), harmful: z.int() }).optional(),
+      canary: canaryView.optional(),
+      /** Of a group: its slots, and whether each could do it all alone. */
+      members: z.array(z.object({ slot: z.string(), ok: z.boolean() })).optional(),
       /** Of the audit log: against whom it speaks. */
       tamperEvidence: z.enum(['chain', 'local', 'witnessed']).optional(),
+      /** Of an AWS CloudHSM cluster, which does not count for `ready`: what was asked, and when. */
+      preflight: z.record(z.string(), z.enum(['ok', 'unknown', 'warn', 'fail'])).optional(),
+      askedAt: z.string().optional(),
     }),
   ),
 });
+
+export type CanaryView = z.infer<typeof canaryView>;
+export type TrialView = z.infer<typeof trialView>;
+export type HealthCheck = z.infer<typeof health>['checks'][number];
 
 const reason = z.object({ code: z.string(), detail: z.string() });
 

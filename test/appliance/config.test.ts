@@ -3,7 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
-import { inHome, moduleEnvironment, readConfig, secretVariables } from '../../src/appliance/config.ts';
+import {
+  canaryOf,
+  inHome,
+  moduleEnvironment,
+  readConfig,
+  secretVariables,
+} from '../../src/appliance/config.ts';
 import { isKeyslotError, type KeyslotError } from '../../src/foundation/errors.ts';
 
 const home = mkdtempSync(join(tmpdir(), 'keyslot-config-'));
@@ -51,6 +57,94 @@ function refusal(content?: unknown): KeyslotError {
   }
   throw new Error('The configuration was accepted.');
 }
+
+describe('groups', () => {
+  const slotOf = (id: string, more: object = {}) => ({
+    ...(smallest().slots[0] as object),
+    id,
+    settings: { module: '/usr/lib/hsm.so', tokenLabel: id },
+    ...more,
+  });
+  const members = (...slots: readonly string[]) => slots.map(slot => ({ slot }));
+
+  it('have slots that weigh the same unless they say otherwise', () => {
+    settings.slots = [slotOf('a'), slotOf('b')];
+    settings.identities = [{ ...settings.identities[0], slots: '*' }];
+    settings.groups = [{ id: 'treasury', members: [{ slot: 'a' }, { slot: 'b', weight: 0 }] }];
+    expect(read().groups).toEqual([
+      {
+        id: 'treasury',
+        members: [
+          { slot: 'a', weight: 1 },
+          { slot: 'b', weight: 0 },
+        ],
+      },
+    ]);
+  });
+
+  it.each([
+    ['a slot that there is not', [{ id: 'one', members: members('a', 'nowhere') }]],
+    ['one slot', [{ id: 'one', members: members('a') }]],
+    ['the same slot twice', [{ id: 'one', members: members('a', 'a') }]],
+    [
+      'a slot of another group',
+      [
+        { id: 'one', members: members('a', 'b') },
+        { id: 'two', members: members('b', 'c') },
+      ],
+    ],
+    [
+      'the name of another group',
+      [
+        { id: 'one', members: members('a', 'b') },
+        { id: 'one', members: members('c', 'd') },
+      ],
+    ],
+    ['the slot of the audit key', [{ id: 'one', members: members('a', 'audit') }]],
+    ['slots of different access', [{ id: 'one', members: members('a', 'strict') }]],
+    [
+      'nobody who would sign',
+      [{ id: 'one', members: members('a', 'b').map(each => ({ ...each, weight: 0 })) }],
+    ],
+  ])('are refused with %s', (_what, groups) => {
+    settings.slots = [
+      ...['a', 'b', 'c', 'd', 'audit'].map(id => slotOf(id)),
+      slotOf('strict', { access: 'both' }),
+    ];
+    settings.identities = [{ ...settings.identities[0], slots: '*' }];
+    settings.audit = { slot: 'audit' };
+    read();
+    expect(refusal({ ...settings, groups }).code).toBe('CONFIG_INVALID');
+  });
+});
+
+describe('the canary of a slot', () => {
+  const canary = () => read().slots.map(canaryOf);
+
+  it('signs every 30 s in a token, and nowhere else unless the configuration says so', () => {
+    const main = settings.slots[0];
+    settings.allowSoftwareEngines = ['encrypted-file'];
+    const files = { id: 'files', engine: 'encrypted-file', pin: { file: 'secrets/files' } };
+    settings.slots = [{ ...main }, files];
+    expect(canary()).toEqual([{ every_ms: 30_000 }, undefined]);
+    settings.slots = [
+      { ...main, canary: 'off' },
+      { ...files, canary: { every_s: 60 } },
+    ];
+    expect(canary()).toEqual([undefined, { every_ms: 60_000 }]);
+  });
+
+  it('has an id that the audit key cannot have', () => {
+    settings.audit = { unsigned: true, key: 'keyslot-canary' };
+    expect(refusal().message).toContain('audit.key');
+  });
+
+  it('is not needed for the slot to count: that is said apart', () => {
+    expect(read().slots[0]?.required).toBe(true);
+    Object.assign(settings.slots[0] ?? {}, { required: false });
+    expect(read().slots[0]?.required).toBe(false);
+  });
+});
 
 describe('the audit key', () => {
   const auditSlot = {
@@ -103,6 +197,20 @@ describe('defaults', () => {
     delete settings.slots[0]?.pin;
     expect(refusal()).toMatchObject({ code: 'CONFIG_INVALID' });
     expect(refusal().message).toContain('slots.0.pin');
+  });
+});
+
+describe('a CloudHSM cluster', () => {
+  const cluster = { cluster: 'cluster-a1b2c3', slot: 'main' };
+
+  it('is asked of for the slot that uses it, over https', () => {
+    expect(read({ ...settings, cloudhsm: cluster }).cloudhsm).toEqual({ ...cluster, every_s: 300 });
+    const elsewhere = { ...cluster, endpoint: 'http://cloudhsm.example' };
+    expect(refusal({ ...settings, cloudhsm: elsewhere }).message).toContain('cloudhsm.endpoint');
+    settings.slots.push({ id: 'files', engine: 'memory', pin: { file: 'secrets/files' } });
+    for (const slot of ['other', 'files']) {
+      expect(refusal({ ...settings, cloudhsm: { ...cluster, slot } }).message).toContain('cloudhsm.slot');
+    }
   });
 });
 

@@ -31,6 +31,7 @@ export class Device implements AsyncDisposable {
   onSign: (request: SignRequest) => Promise<Signature> = ({ honest }) => honest();
   onGenerate: (honest: () => Promise<KeyInfo>) => Promise<KeyInfo> = honest => honest();
   onClose: () => Promise<void> = async () => undefined;
+  onLook: () => Promise<void> = async () => undefined;
   powers = true;
   /** Ids of keys that it does not list. */
   hidden: ReadonlySet<string> = new Set();
@@ -123,9 +124,9 @@ export class Device implements AsyncDisposable {
       this.#listeners.add(listener);
       return () => this.#listeners.delete(listener);
     };
-    return Object.defineProperty(Object.assign(plain, { onHealth, health: health() }), 'health', {
-      get: health,
-    });
+    const lookNow = () => this.onLook();
+    const session = Object.assign(plain, { onHealth, lookNow, health: health() });
+    return Object.defineProperty(session, 'health', { get: health });
   }
 
   #bentSigner(honest: Signer): Signer {

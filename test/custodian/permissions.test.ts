@@ -25,10 +25,12 @@ function requestOf(name: OperationName, slot: string, key: string): Request<Oper
   const fresh = `made-${made}`;
   const inputs: { [N in OperationName]: Request<N> } = {
     'list-slots': { input: {} },
+    'list-groups': { input: {} },
     'show-slot': { input: { slot } },
     'open-slot': { input: { slot }, bytes: [text(pinText)] },
     'lock-slot': { input: { slot } },
     'clear-latch': { input: { slot } },
+    'try-slot': { input: { slot } },
     'open-session': { input: { slot }, bytes: [text(pinText)] },
     'close-session': { input: {} },
     'list-keys': { input: { limit: 10 } },

@@ -180,12 +180,14 @@ describe('a slot that cannot be opened', () => {
     expect((await lab.custodian.openUnattended()).map(error => error.code)).toEqual(['PIN_REFUSED']);
     expect([await lab.state('main'), await lab.state('spare')]).toEqual(['latched', 'open']);
     const { output } = await lab.ask('nobody', 'health', {});
+    const since = '2026-01-01T00:16:40.000Z';
+    const asExpected = { since, required: true, findings: { all: 0, harmful: 0 } };
     expect(output).toEqual({
       ready: false,
       checks: [
-        { id: 'slot/main', ok: false, state: 'latched', custody: 'memory' },
-        { id: 'slot/spare', ok: true, state: 'open', custody: 'memory' },
-        { id: 'audit', ok: true, state: 'ok', tamperEvidence: 'chain' },
+        { id: 'slot/main', ok: false, state: 'latched', custody: 'memory', ...asExpected },
+        { id: 'slot/spare', ok: true, state: 'open', custody: 'memory', ...asExpected },
+        { id: 'audit', ok: true, state: 'ok', required: true, tamperEvidence: 'chain' },
       ],
     });
   });
@@ -359,7 +361,10 @@ describe('the registry and the device, held against each other at an opening', (
       findings: [{ key: 'wallet', problem: 'missing' }],
     });
     expect(await refusal(sign())).toBe('KEY_MISSING');
-    expect((await lab.ask('nobody', 'health', {})).output.ready).toBe(true);
+    expect((await lab.ask('nobody', 'health', {})).output).toMatchObject({
+      ready: false,
+      checks: [{ id: 'slot/main', ok: false, state: 'degraded', findings: { all: 1, harmful: 1 } }, {}],
+    });
     expect((await lab.ask('operator', 'show-key', { key: 'wallet' })).output.state).toBe('active');
   });
 

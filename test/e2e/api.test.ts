@@ -74,6 +74,8 @@ describe('health', () => {
         ['slot/both', true],
         ['audit', true],
       ]);
+      const canary = expect.objectContaining({ state: 'proven', every_s: 30 });
+      expect(ready.json.checks).toContainEqual(expect.objectContaining({ id: 'slot/main', canary }));
     }
     ops.close();
   });
@@ -88,6 +90,9 @@ describe('health', () => {
       ok: false,
       state: 'locked',
       custody: 'memory',
+      since: expect.any(String),
+      required: true,
+      findings: { all: 0, harmful: 0 },
     });
     expect((await developer.post('/v1/slots/both/open', {})).json.state).toBe('open');
     expect((await ops.get('/readyz')).status).toBe(200);
@@ -446,6 +451,7 @@ describe('every answer', () => {
       ['/v1/slots/main/open', 'POST'],
       ['/v1/slots/main/lock', 'POST'],
       ['/v1/slots/main/clear-latch', 'POST'],
+      ['/v1/slots/main/try', 'POST'],
       ['/v1/slots/main/sessions', 'POST'],
       ['/v1/sessions/current', 'DELETE'],
       ['/v1/keys', 'GET, POST'],

@@ -90,6 +90,7 @@ describe('keyslot slots', () => {
     );
     expect(await refusedWith(['slots', 'open', 'main'])).toBe('SECRET_UNREADABLE'); // no terminal to ask at
     expect((await command(['slots', 'clear-latch', 'main', '--json'])).json.state).toBe('open');
+    expect((await command(['slots', 'try', 'main'])).stdout).toMatch(/^signs +true$/m);
   });
 });
 

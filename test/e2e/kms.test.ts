@@ -77,6 +77,9 @@ describe('keys in AWS KMS', () => {
       ok: true,
       state: 'open',
       custody: 'kms-native',
+      since: expect.any(String),
+      required: true,
+      findings: { all: 0, harmful: 0 },
     });
   });
 

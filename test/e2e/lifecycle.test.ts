@@ -341,7 +341,7 @@ describe('the token directory', () => {
     expectRefused(await developer.post('/v1/keys', { id: 'nowhere', slot: 'main' }));
     expectRefused(await developer.post('/v1/slots/main/open', {}));
     expect((await developer.get('/v1/slots/main')).json.state).toBe('failed');
-    expectProblem(await signing().send(developer), 503, 'SLOT_FAILED');
+    expectProblem(await signing().send(developer), 503, 'TOKEN_UNAVAILABLE');
     expect((await developer.get('/readyz')).status).toBe(503);
     renameSync(`${tokens()}.away`, tokens());
     expect((await developer.post('/v1/slots/main/open', {})).json.state).toBe('open');

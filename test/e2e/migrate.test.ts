@@ -278,7 +278,8 @@ describe('keyslot migrate', () => {
     await appliance.child('custodian', custodian);
     await eventually('both slots are open again', async () => {
       const { checks = [] } = (await client.get('/readyz')).json;
-      return checks.length > 0 && checks.every(({ ok }) => ok);
+      // What was in memory is gone with the process, and those slots say that they miss their keys.
+      return ['slot/files', 'slot/main'].every(slot => checks.some(({ id, ok }) => id === slot && ok));
     });
     for (const { id: key } of keys) expect((await sign(key, 'between')).status).toBe(200);
     const { migration, report } = await migrated('run', id, '--confirm-destroy');

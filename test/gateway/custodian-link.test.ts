@@ -124,6 +124,7 @@ describe('both bindings', () => {
     ['roleless', 'list-slots', {}],
     ['signer', 'list-slots', {}],
     ['ungranted', 'list-slots', {}],
+    ['signer', 'list-groups', {}],
     ['signer', 'show-slot', { slot: 'main' }],
     ['signer', 'show-slot', { slot: 'other' }],
     ['signer', 'show-slot', { slot: '../x' }],
@@ -169,6 +170,8 @@ describe('both bindings', () => {
     ['operator', 'open-slot', { slot: 'main' }, () => bytes(text('wrong'))],
     ['both', 'open-slot', { slot: 'main' }, () => bytes(text(pinText))],
     ['operator', 'clear-latch', { slot: 'main' }],
+    ['operator', 'try-slot', { slot: 'main' }],
+    ['signer', 'try-slot', { slot: 'main' }],
     ['operator', 'open-slot', { slot: 'main' }],
     ['signer', 'show-key', { key: 'wallet' }],
     ['operator', 'plan-migration', { from: 'main', to: 'main' }],
@@ -465,9 +468,10 @@ describe('a call over the link', () => {
     gate.open();
   });
 
-  it('is answered SHUTTING_DOWN by a custodian that finishes, while the earlier ones are answered', async () => {
+  it('is answered SHUTTING_DOWN by the last custodian when it finishes, while the earlier ones are answered', async () => {
     const { device, server, path } = await serve('one');
     const link = linkTo(path);
+    link.expectNoSuccessor();
     const gate = new Gate();
     device.onSign = async ({ honest }) => {
       await gate.pass();
@@ -480,6 +484,32 @@ describe('a call over the link', () => {
     gate.open();
     expect(only(await running)).toEqual(await signature('in flight'));
     await finished;
+  });
+
+  it('waits for the successor of a custodian that finishes, whatever it asks for: it was not begun', async () => {
+    const first = await serve('first');
+    const second = await serve('second');
+    const relay = keep(await Relay.start(join(folder, 'relay.sock'), first.path));
+    const link = linkTo(relay.path);
+    const gate = new Gate();
+    first.device.onSign = async ({ honest }) => {
+      await gate.pass();
+      return honest();
+    };
+    const running = sign(link, 'in flight');
+    await gate.reached;
+    relay.target = second.path;
+    const finished = first.server[Symbol.asyncDispose]();
+    const late = Promise.all([sign(link, 'late'), generate(link, 'new')]);
+    gate.open();
+    const [signed] = await late;
+    expect(only(signed)).toEqual(await signature('late'));
+    expect(only(await running)).toEqual(await signature('in flight'));
+    await finished;
+    expect(first.device.asked).toHaveLength(1);
+    expect((await askOf(second.lab.custodian, 'operator', 'show-key', { key: 'new' })).output).toMatchObject({
+      id: 'new',
+    });
   });
 });
 

@@ -4,6 +4,8 @@ export interface Threat {
   readonly row: number | string;
   readonly attacker: string;
   readonly tries: string;
+  /** As it is built. */
+  readonly defence: string;
   readonly proof: readonly Proof[];
 }
 
@@ -19,9 +21,39 @@ const of = (file: string, ...tests: readonly string[]): readonly Proof[] =>
 
 export const threats: readonly Threat[] = [
   {
+    row: 1,
+    attacker: 'whoever has the disk, or a backup of it',
+    tries: 'to read keys',
+    defence:
+      'Keys of an HSM or KMS are not there. Sealed files are AEAD under a key that is derived from the PIN (scrypt), wrapped by the token, or in shares of which one says nothing; the store has digests, no PINs.',
+    proof: [
+      ...of('engines/file-engine-suite.ts', 'shows none of them anywhere (%s)'),
+      ...of(
+        'engines/mpc/mpc.test.ts',
+        'do not open with two wrong secrets, or with one wrong and one missing',
+      ),
+    ],
+  },
+  {
+    row: 8,
+    attacker: 'whoever is on the network',
+    tries: 'to pose as a client or as the appliance',
+    defence:
+      'TLS (1.2 or 1.3) with client certificates that are known by their public key, or by a name that a named CA gave; nothing listens for plain HTTP.',
+    proof: of(
+      'e2e/identities.test.ts',
+      'is known by its public key',
+      'is known by a name in it, if the right one of the trusted CAs gave it',
+      'cannot pass off one name as another by what it holds',
+      'gets no answer, because nothing listens for plain HTTP',
+    ),
+  },
+  {
     row: 9,
     attacker: 'an API client without the right',
     tries: 'to use the key of somebody else',
+    defence:
+      'Roles, grants and policies each say no where they do not say yes; what nobody granted looks as if it did not exist.',
     proof: [
       ...of(
         'custodian/permissions.test.ts',
@@ -35,6 +67,8 @@ export const threats: readonly Threat[] = [
     row: 10,
     attacker: 'whoever captured a request',
     tries: 'to replay it',
+    defence:
+      'An `Idempotency-Key` (the client sends one with every signature) or request id names a request; its repeat gets the same bytes, and nothing is signed, recorded or charged twice.',
     proof: of(
       'security/replay.test.ts',
       'a thousand times is signed, recorded and charged once, and answered with the same bytes',
@@ -48,6 +82,8 @@ export const threats: readonly Threat[] = [
     row: 11,
     attacker: 'whoever guesses PINs',
     tries: 'to find the PIN, or to lock the token',
+    defence:
+      'A caller’s PIN is compared in memory, rate limited and locked out per identity. The token hears a PIN when its slot opens, after its flags were read, once; a refused one latches the slot over restarts.',
     proof: [
       ...of(
         'security/pins.test.ts',
@@ -67,6 +103,8 @@ export const threats: readonly Threat[] = [
     row: 12,
     attacker: 'whoever reads logs and answers',
     tries: 'to find secrets in them',
+    defence:
+      'Secrets travel as `Secret`, which prints as `[secret]`; answers carry texts of the error table alone; the operations listener is another port and shows no keys.',
     proof: [
       ...of(
         'security/canaries.test.ts',
@@ -79,6 +117,8 @@ export const threats: readonly Threat[] = [
     row: 13,
     attacker: 'crafted input',
     tries: 'to crash by malformed transactions',
+    defence:
+      'Lengths are capped before anything is parsed; the parsers never throw anything but errors of the table; every wait has a bound.',
     proof: [
       ...of(
         'solana/transaction-refusals.test.ts',
@@ -94,6 +134,8 @@ export const threats: readonly Threat[] = [
     row: 14,
     attacker: 'crafted input',
     tries: 'to have a transaction signed as a message',
+    defence:
+      'What any validator could read as a transaction, as its message or as it travels, is signed as a transaction or not at all; the right to sign it raw takes a grant and a policy.',
     proof: [
       ...of(
         'security/transaction-as-message.test.ts',
@@ -111,6 +153,8 @@ export const threats: readonly Threat[] = [
     row: 15,
     attacker: 'crafted input',
     tries: 'to pollute prototypes, to smuggle requests, to exhaust the listener',
+    defence:
+      '`--disable-proto=throw`, closed schemas, caps on bodies, headers, connections and time, one reading of where a body ends.',
     proof: [
       ...of('wire/http.test.ts', 'cannot pass a field in by its prototype'),
       ...of('wire/frames.test.ts', 'leaves the prototype of a head alone'),
@@ -125,6 +169,8 @@ export const threats: readonly Threat[] = [
     row: 16,
     attacker: 'whoever names paths',
     tries: 'to get out of the folder of keys',
+    defence:
+      'Ids are words of an alphabet without dots and slashes; key files are opened without following links, and refused when others can write or read them.',
     proof: [
       ...of(
         'security/paths.test.ts',
@@ -142,6 +188,8 @@ export const threats: readonly Threat[] = [
     row: 17,
     attacker: 'an insider who writes files',
     tries: 'to swap or roll back key files',
+    defence:
+      'A sealed file is bound to its key id and public key; the registry knows the public key of every id, and every signature is verified against it.',
     proof: [
       ...of(
         'engines/file-engine-suite.ts',
@@ -158,6 +206,8 @@ export const threats: readonly Threat[] = [
     row: 18,
     attacker: 'an insider who operates',
     tries: 'to take out or destroy a key alone',
+    defence:
+      'Exports are off by default and need another person’s approval, as does destruction; the role that operates does not approve.',
     proof: of(
       'security/dual-control.test.ts',
       'gets nothing without an approval, with one that does not exist, or with an own one',
@@ -175,6 +225,8 @@ export const threats: readonly Threat[] = [
     row: 19,
     attacker: 'an insider who writes the log',
     tries: 'to edit, delete, reorder or cut off what it says',
+    defence:
+      'A hash chain and a Merkle tree, checkpoints signed by a key in the HSM, witnesses elsewhere; the store remembers how far the log was.',
     proof: [
       ...of(
         'audit/verify.test.ts',
@@ -199,6 +251,8 @@ export const threats: readonly Threat[] = [
     row: 20,
     attacker: 'a disk that is full, broken or hangs',
     tries: 'to have something signed that is not recorded',
+    defence:
+      'The intent is on disk before the token is called, the result before the signature leaves; without both there is 503.',
     proof: [
       ...of(
         'security/durable-intent.test.ts',
@@ -211,9 +265,59 @@ export const threats: readonly Threat[] = [
     ],
   },
   {
+    row: 21,
+    attacker: 'a faulty HSM or library',
+    tries: 'to sign with another key, or to answer with a wrong signature',
+    defence:
+      'Every signature is verified against the public key that was asked for before it leaves. After an outage the keys are found again by their public key and prove themselves before anybody signs.',
+    proof: [
+      ...of('custodian/sign.test.ts', 'whose signatures are wrong (%s) has them withheld'),
+      ...of(
+        'engines/pkcs11/recovery.test.ts',
+        '2,000 times while every class fails with a probability of 1 to 3 percent',
+        'holds another key when it comes back: nothing is signed with it',
+      ),
+    ],
+  },
+  {
+    row: 22,
+    attacker: 'whoever injects faults while a signature is made',
+    tries: 'to get two signatures with one nonce',
+    defence:
+      'A faulty signature does not verify and is withheld, so nobody has the second one; it is logged, and a slot of a group is kept out.',
+    proof: of('custodian/sign.test.ts', 'whose signatures are wrong (%s) has them withheld'),
+  },
+  {
+    row: 23,
+    attacker: 'whoever writes libraries or the configuration',
+    tries: 'to have another PKCS#11 module loaded',
+    defence:
+      'An absolute path to a file that root alone can replace, or one that is allowed by name; with `moduleSha256` only these very bytes.',
+    proof: of(
+      'engines/pkcs11/module-file.test.ts',
+      'refuses a library with one changed bit, before it is loaded',
+      'is not below a folder that everybody can write, such as that of temporary files',
+      'makes no engine of a library that is not root’s alone',
+    ),
+  },
+  {
+    row: 24,
+    attacker: 'whoever publishes packages',
+    tries: 'to run code at an installation, or to come in under a similar name',
+    defence:
+      'Few direct dependencies, each with its reason; exact versions and hashes; install scripts are off but for one that is listed; a bill of materials.',
+    proof: of(
+      'packaging/supply-chain.test.ts',
+      'that nobody has listed are refused, in a new package and in a new version of one that may',
+      'names versions and hashes, and no address',
+      'each have their reason in docs/dependencies.md, those of development too',
+    ),
+  },
+  {
     row: 27,
     attacker: 'whoever measures time',
     tries: 'to guess a secret byte by byte',
+    defence: 'Secrets are compared by digests of equal length in constant time.',
     proof: of(
       'security/timing.test.ts',
       'a comparison that ends at the first difference is found out',
@@ -226,6 +330,8 @@ export const threats: readonly Threat[] = [
     row: 28,
     attacker: 'a mistake in the configuration',
     tries: 'to pass keys in software off as an HSM',
+    defence:
+      'The production profile, which is the default, refuses software engines that are not named; every key, slot, health check and record carries its custody label.',
     proof: of(
       'security/profiles.test.ts',
       'is refused by the production profile, which is the default, unless it is named',
@@ -236,6 +342,7 @@ export const threats: readonly Threat[] = [
     row: 29,
     attacker: 'whoever sets the clock',
     tries: 'to revive what has expired, or to empty a limit',
+    defence: 'Windows, sessions, approvals and tokens go by a clock that only runs forward.',
     proof: [
       ...of(
         'security/clock-steps.test.ts',
@@ -257,6 +364,8 @@ export const threats: readonly Threat[] = [
     row: 'swap',
     attacker: 'a caller in the same process',
     tries: 'to show the policy one transaction and have another signed',
+    defence:
+      'The bytes of a request are copied when they arrive; what was judged is what is signed and recorded.',
     proof: of(
       'security/swapped.test.ts',
       'a buffer that is changed at any moment behind the call never gets another transaction signed',
@@ -269,6 +378,8 @@ export const threats: readonly Threat[] = [
     row: 'evasion',
     attacker: 'whoever builds transactions',
     tries: 'to get funds past a policy that looks at a part of them only',
+    defence:
+      'Every instruction is decoded and held against every rule; what cannot be read is refused wherever anything is limited.',
     proof: [
       ...of(
         'security/evasion.test.ts',
@@ -285,6 +396,7 @@ export const threats: readonly Threat[] = [
     row: 'freeze',
     attacker: 'whoever goes on while others want to stop',
     tries: 'to sign although it is frozen, or to lift a freeze',
+    defence: 'Freezes are asked before the verdict and again before the token; lifting takes an admin.',
     proof: of(
       'security/freeze.test.ts',
       'stops signing at once, in every form, and survives a restart',

@@ -1,15 +1,16 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Config, moduleEnvironment, type SlotConfig } from '../../appliance/config.ts';
+import { type Config, checksModule, moduleEnvironment, type SlotConfig } from '../../appliance/config.ts';
 import { pinReader } from '../../appliance/secrets.ts';
 import { examineModule } from '../../appliance/tokens.ts';
 import type { ModuleReport } from '../../engines/pkcs11/index.ts';
+import { refuseForeignModule, refuseOtherModule } from '../../engines/pkcs11/module-file.ts';
 import { silentLog } from '../../foundation/log.ts';
 import { configOf, type SharedOptions } from '../connection.ts';
 import { listing, misused, print, printJson, refused } from '../output.ts';
 import { doctorOfModule, type ModuleOptions } from './doctor-module.ts';
 import { mechanismProblems, type Problem, pinProblems, problemOf, problemText } from './doctor-problems.ts';
 
-interface SlotReport {
+export interface SlotReport {
   readonly slot: string;
   readonly engine: string;
   readonly report?: ModuleReport;
@@ -86,11 +87,13 @@ async function doctor(options: SharedOptions): Promise<void> {
   else print(reports.map(slotText).join('\n\n'));
 }
 
-async function examine(config: Config, slot: SlotConfig): Promise<SlotReport> {
+export async function examine(config: Config, slot: SlotConfig): Promise<SlotReport> {
   const found = { slot: slot.id, engine: slot.engine };
   const pinProblems = await problemsOfPin(config, slot);
   if (slot.engine !== 'pkcs11') return { ...found, problems: pinProblems };
   try {
+    if (checksModule(config, slot.settings.module)) refuseForeignModule(slot.settings.module);
+    refuseOtherModule(slot.settings);
     const report = await examineModule(
       slot.settings.module,
       moduleEnvironment(config),

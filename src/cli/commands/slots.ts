@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
-import type { SlotView } from '../../wire/views.ts';
+import type { SlotView, TrialView } from '../../wire/views.ts';
 import { Connection, configOf, type SharedOptions } from '../connection.ts';
-import { listing, print, printJson, table } from '../output.ts';
+import { listing, print, printJson, refused, table } from '../output.ts';
 import { readPin } from '../secret-input.ts';
 
 export function addSlots(program: Command, shared: (command: Command) => Command): void {
@@ -16,6 +16,9 @@ export function addSlots(program: Command, shared: (command: Command) => Command
   shared(slots.command('clear-latch').description('allow a PIN that the token refused to be tried again'))
     .argument('<slot>')
     .action(act('clear-latch'));
+  shared(slots.command('try').description('have the canary of a slot sign now').argument('<slot>')).action(
+    trial,
+  );
 }
 
 async function list(options: SharedOptions): Promise<void> {
@@ -61,6 +64,20 @@ const act =
     const path = `/v1/slots/${encodeURIComponent(id)}/${verb}`;
     printSlot(await new Connection(configOf(options)).post<SlotView>(path, {}), options);
   };
+
+/** A slot that does not sign is an answer, and is told to a script by the exit status. */
+async function trial(id: string, options: SharedOptions): Promise<void> {
+  const path = `/v1/slots/${encodeURIComponent(id)}/try`;
+  const answer = await new Connection(configOf(options)).post<TrialView>(path, {});
+  if (!answer.ok) process.exitCode = refused;
+  if (options.json) {
+    printJson(answer);
+    return;
+  }
+  const { ok, took_ms, at, error } = answer;
+  const failure = error ? `${error.code}: ${error.detail}` : undefined;
+  print(listing({ slot: id, signs: ok, took: `${took_ms} ms`, at, error: failure }));
+}
 
 function printSlot(slot: SlotView, options: SharedOptions): void {
   if (options.json) {

@@ -3,6 +3,7 @@ import type { SlotId } from '../../custody/ids.ts';
 import type { Log } from '../../foundation/log.ts';
 import { Device } from './device.ts';
 import { Pkcs11Module } from './module.ts';
+import { refuseOtherModule } from './module-file.ts';
 import { ordinaryPatience, type Patience } from './recovery.ts';
 import type { Pkcs11Settings } from './settings.ts';
 import { Pkcs11Slot } from './slot.ts';
@@ -14,11 +15,17 @@ export class Pkcs11Engine implements Engine {
   readonly #slot: Pkcs11Slot;
   #disposed = false;
 
-  /** Reads the profile and loads the module: CONFIG_INVALID, MODULE_UNUSABLE. The token is looked for when asked. */
+  /**
+   * Reads the profile and loads the module: CONFIG_INVALID, MODULE_UNTRUSTED, MODULE_UNUSABLE. The token is looked for
+   * when asked.
+   */
   constructor(id: SlotId, settings: Pkcs11Settings, log: Log, patience: Patience = ordinaryPatience) {
     const device = Device.of(id, settings);
+    refuseOtherModule(settings);
     this.#module = Pkcs11Module.open(settings.module, settings.libraryParameters);
-    this.#slot = new Pkcs11Slot({ id, settings, device, module: this.#module, log, patience });
+    const { callLimit_ms: call_ms = patience.call_ms } = settings;
+    const own = { ...patience, call_ms };
+    this.#slot = new Pkcs11Slot({ id, settings, device, module: this.#module, log, patience: own });
   }
 
   async slots(): Promise<readonly Slot[]> {

@@ -12,6 +12,7 @@ export {
   type Verdict,
 } from './examine.ts';
 export { fittingProfiles, inspectModule, type ModuleReport } from './inspect.ts';
+export { refuseForeignModule } from './module-file.ts';
 export { type Profile, profileForm, profileNames, readProfile } from './profile.ts';
 export { provisionToken } from './provision.ts';
 export { ordinaryPatience, type Patience } from './recovery.ts';

@@ -46,6 +46,7 @@ export class Recovery implements Recovers {
   readonly #listeners = new Set<(health: SessionHealth) => void>();
   #health: SessionHealth = serving;
   #next = Promise.withResolvers<void>();
+  #attempted = Promise.withResolvers<void>();
   #running = false;
   #ended = false;
   #wake: (() => void) | undefined;
@@ -87,6 +88,14 @@ export class Recovery implements Recovers {
     });
   }
 
+  async lookNow(signal?: AbortSignal): Promise<void> {
+    const { promise } = this.#attempted;
+    this.wake();
+    if (this.#running) await (signal ? untilAborted(promise, signal) : promise);
+    if (this.#ended || this.#health.state === 'serving') return;
+    throw this.#turnedAway(this.#health.error);
+  }
+
   /** Something has changed: the next attempt is made at once. */
   wake(): void {
     this.#wake?.();
@@ -112,6 +121,7 @@ export class Recovery implements Recovers {
     this.#ended = true;
     this.#wake?.();
     this.#next.resolve();
+    this.#attempted.resolve();
   }
 
   async #run(first: KeyslotError): Promise<void> {
@@ -120,7 +130,10 @@ export class Recovery implements Recovers {
     const losing = setTimeout(() => this.giveUpWaiting(), this.#patience.outage_ms);
     try {
       for (let attempt = 0; !this.#ended; attempt += 1) {
-        if (await this.#mended(attempt)) return;
+        const over = await this.#mended(attempt);
+        this.#attempted.resolve();
+        this.#attempted = Promise.withResolvers();
+        if (over) return;
         await this.#pause(attempt);
       }
     } finally {

@@ -71,6 +71,10 @@ export class Pkcs11Session implements Session, Generates, Destroys, Recovers {
     return this.#login.recovery.onHealth(listener);
   }
 
+  lookNow(signal?: AbortSignal): Promise<void> {
+    return this.#login.recovery.lookNow(signal);
+  }
+
   async *keys(): AsyncIterable<KeyInfo> {
     const { privates, points, epoch } = await this.#login.steadily(() => {
       this.#login.refuseLoggedOut();

@@ -10,6 +10,11 @@ export const pkcs11Settings = z
       .string()
       .refine(isAbsolute, 'must be an absolute path of a PKCS#11 library')
       .describe('Absolute path of the vendor library.'),
+    moduleSha256: z
+      .string()
+      .regex(/^[0-9a-f]{64}$/, 'must be SHA-256 in hexadecimal')
+      .optional()
+      .describe('What the SHA-256 of that file must be; it is not loaded when it is another.'),
     profile: z
       .union([
         z.enum(profileNames),
@@ -53,6 +58,14 @@ export const pkcs11Settings = z
       .optional()
       .describe(
         'Sessions that sign at the same time, default as in the profile; a slow token wants more, a fast one few.',
+      ),
+    callLimit_ms: z
+      .int()
+      .min(100)
+      .max(25_000)
+      .optional()
+      .describe(
+        'How long one call that signs may take, default 15,000; then its request fails and its session is written off.',
       ),
     sessionMode: z
       .enum(['read-only', 'read-write'])

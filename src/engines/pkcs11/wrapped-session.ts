@@ -54,6 +54,10 @@ export class WrappedSession extends SealedSession implements Recovers {
     return this.#login.recovery.onHealth(listener);
   }
 
+  lookNow(signal?: AbortSignal): Promise<void> {
+    return this.#login.recovery.lookNow(signal);
+  }
+
   /** The end of the login has a bound, which waiting for a device that hangs has not. */
   override async [Symbol.asyncDispose](): Promise<void> {
     const ended = super[Symbol.asyncDispose](); // from here on nothing new is let in

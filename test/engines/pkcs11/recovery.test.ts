@@ -271,6 +271,20 @@ describe('a token that is removed', () => {
     expect(slot.states).toEqual(['recovering', 'lost', 'serving']);
   });
 
+  it('is looked for at once when somebody asks, who hears what came of it', async () => {
+    const pauses = { pause_ms_min: 600_000, pause_ms_max: 600_000 };
+    await using slot = await OpenSlot.on('main', { patience: { outage_ms: 60, ...pauses } });
+    const signer = await slot.newSigner();
+    faulty.removeToken({ token: 'main', untilInitialize: true });
+    await expect(signer.sign(message)).rejects.toMatchObject({ code: 'TOKEN_UNAVAILABLE' });
+    await expect(slot.session.lookNow()).rejects.toMatchObject({ code: 'TOKEN_UNAVAILABLE' });
+    faulty.returnToken('main');
+    await slot.session.lookNow(); // long before it would have been looked for
+    expect(slot.session.health.state).toBe('serving');
+    await expectRight(signer);
+    await slot.session.lookNow(); // and costs nothing where nothing is lost
+  });
+
   it('keeps nobody waiting who gives up, nor the end of the session', async () => {
     await using slot = await OpenSlot.on('main');
     const signer = await slot.newSigner();

@@ -1,0 +1,47 @@
+import { health } from '../views.ts';
+import type { HttpOperation } from './http-operation.ts';
+import { alive, openApi } from './replies.ts';
+
+const open = {
+  method: 'get',
+  tag: 'service',
+  door: 'anybody',
+  session: false,
+  effect: 'read',
+  parameters: [],
+  bodyOptional: false,
+  status: 200,
+  failure: 'problem',
+  codes: [],
+} as const;
+
+/** What is answered to whoever asks. */
+export const serviceOperations: readonly HttpOperation[] = [
+  {
+    ...open,
+    id: 'healthz',
+    path: '/healthz',
+    summary: 'Says that the process answers',
+    description: 'On the ops listener too.',
+    reply: alive,
+    example: { reply: { status: 'ok' } },
+  },
+  {
+    ...open,
+    id: 'readyz',
+    path: '/readyz',
+    summary: 'Says whether every slot can sign',
+    description: 'On the ops listener too.',
+    reply: health,
+    otherStatus: 503,
+    example: {},
+  },
+  {
+    ...open,
+    id: 'openapi',
+    path: '/v1/openapi.json',
+    summary: 'Describes this API',
+    reply: openApi,
+    example: {},
+  },
+];
