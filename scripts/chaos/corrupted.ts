@@ -15,7 +15,7 @@ export const corrupted: Scenario = {
     const count = short ? 40 : 500;
     const house = await House.start(stack, { withoutCanary: true });
     const client = house.client({ retries: 0 });
-    const { publicKey = '' } = await client.audit.status();
+    const publicKey = await house.auditKey(client);
     await client.keys.generate('other', 'main'); // whose signatures are the foreign ones
     const signer = new Signer(client, house);
     const seen: Signing[] = [];

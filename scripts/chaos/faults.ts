@@ -13,7 +13,7 @@ export const faults: Scenario = {
     const house = await House.start(stack);
     const { faulty } = house;
     const client = house.client();
-    const { publicKey = '' } = await client.audit.status();
+    const publicKey = await house.auditKey(client);
     const signer = new Signer(client, house);
     await signer.sign('before', 100, lanes); // all sessions are open, and the code is compiled
     const injected = classes.map(({ rules }, kind) =>

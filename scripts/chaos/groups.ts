@@ -14,7 +14,7 @@ export const groups: Scenario = {
     const house = await House.start(stack, { pairedKey });
     const { faulty } = house;
     const client = house.client();
-    const { publicKey: auditKey = '' } = await client.audit.status();
+    const auditKey = await house.auditKey(client);
     const seed = randomBytes(32);
     const { publicKey } = await client.keys.import(pairedKey, { slot: 'main', seed });
     await client.keys.import(pairedKey, { slot: 'mate', seed });

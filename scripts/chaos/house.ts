@@ -135,6 +135,15 @@ export class House {
     return createKeyslotClient({ url: this.appliance.url, fetch, ...options });
   }
 
+  /** The public key of the audit log, which is made soon after the first start. */
+  async auditKey(client: KeyslotClient): Promise<string> {
+    for (const until_ms = performance.now() + patience_ms; performance.now() < until_ms; await sleep(20)) {
+      const { publicKey } = await client.audit.status();
+      if (publicKey) return publicKey;
+    }
+    throw new Error('The audit log has no key.');
+  }
+
   /** The custodian that runs now; waits for one that is being started in place of `other`. */
   async custodian(other?: number): Promise<number> {
     for (const until_ms = performance.now() + patience_ms; performance.now() < until_ms; await sleep(2)) {

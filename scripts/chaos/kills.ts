@@ -104,7 +104,7 @@ interface Found {
 async function besieged({ stack, note }: Chaos, plan: Plan): Promise<Found> {
   const house = await House.start(stack);
   const client = house.client();
-  const { publicKey = '' } = await client.audit.status();
+  const publicKey = await house.auditKey(client);
   const signer = new Signer(client, house);
   await signer.sign(`${plan.name}-before`, 100, lanes);
   const rounds: Round[] = [];

@@ -7,7 +7,7 @@ import { House, key, tokenLabel } from './house.ts';
 import type { OpenLoadAnswer, OpenLoadQuestion } from './overload-load.ts';
 
 /**
- * A device that makes 200 signatures a second (four sessions, 20 ms each), first with 160 requests a second, then with
+ * A device that makes 80 signatures a second (twelve sessions, 150 ms each), first with 64 requests a second, then with
  * ten times as many, all of them sent without waiting for answers. What is accepted should take hardly longer, and
  * what is too much should be turned away rather than kept.
  */
@@ -95,9 +95,9 @@ export const overload: Scenario = {
   },
 };
 
-const sessions = 4;
-const latency_ms = 20;
-const base_perSecond = 160;
+const sessions = 12;
+const latency_ms = 150;
+const base_perSecond = 64;
 const base_connections = 64;
 
 interface Watched {

@@ -132,6 +132,7 @@ export class Door {
     if (record.state === 'disabled')
       throw new KeyslotError('KEY_DISABLED', `The key ${record.id} is disabled.`);
     const group = this.groups.of(keeper.id);
+    (group ?? keeper).refuseCrowd();
     if (group) return group.lend(record, key => work(record, key));
     return keeper.watched(keeper.lend(record, key => work(record, key)));
   }

@@ -4,10 +4,17 @@ import type { KeyId } from '../custody/ids.ts';
 export class KeyUse {
   readonly #running = new Map<KeyId, number>();
   readonly #waiting = new Map<KeyId, (() => void)[]>();
+  #requests = 0;
+
+  /** How many use any key now. */
+  get requests(): number {
+    return this.#requests;
+  }
 
   /** Counted from before the first await of the work to its end. */
   async during<T>(key: KeyId, work: () => Promise<T>): Promise<T> {
     this.#running.set(key, (this.#running.get(key) ?? 0) + 1);
+    this.#requests += 1;
     try {
       return await work();
     } finally {
@@ -25,6 +32,7 @@ export class KeyUse {
   }
 
   #end(key: KeyId): void {
+    this.#requests -= 1;
     const left = (this.#running.get(key) ?? 1) - 1;
     if (left > 0) {
       this.#running.set(key, left);

@@ -69,6 +69,12 @@ export class SlotGroup {
     return keys.every(key => able.some(member => holds(member, key))) ? able : [];
   }
 
+  /** SLOT_BUSY when every member that could sign has too many waiting. */
+  refuseCrowd(): void {
+    const able = this.members.filter(member => this.isAble(member));
+    if (able.every(({ keeper }) => keeper.crowded_ms !== undefined)) able[0]?.keeper.refuseCrowd();
+  }
+
   /**
    * Lends what signs with a key of the group for the time of the work; while that lasts, the key stays registered
    * and its copies stay where they are.
@@ -237,7 +243,9 @@ export class SlotGroup {
       each => !tried.has(each) && each.presence === 'here' && !each.unfit(record.id) && this.#mayHelp(each),
     );
     const fit = left.filter(({ circuit }) => circuit.admits);
+    const roomy = fit.filter(({ keeper }) => keeper.crowded_ms === undefined);
     return (
+      byWeight(roomy.filter(({ weight }) => weight > 0)) ??
       byWeight(fit.filter(({ weight }) => weight > 0)) ??
       fit[0] ??
       left.find(({ slot }) => slot === record.slot) ??

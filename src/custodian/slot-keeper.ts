@@ -1,6 +1,7 @@
 import { canaryKey } from '../custody/canary-key.ts';
 import {
   type CustodyLabel,
+  queues,
   recovers,
   type Session,
   type SessionHealth,
@@ -133,6 +134,26 @@ export class SlotKeeper {
     if (!session) return 'away';
     if (!recovers(session) || session.health.state === 'serving') return 'here';
     return session.health.state === 'recovering' ? 'awaited' : 'away';
+  }
+
+  /**
+   * How long a request that is let in now has to wait, in milliseconds, where that is too long. Requests count, from
+   * the moment at which they were let in, and not the items of a batch, of which only a few wait at a time.
+   */
+  get crowded_ms(): number | undefined {
+    const session = this.#opened?.session;
+    if (!session || !queues(session)) return undefined;
+    const { places, work_ms } = session.queue;
+    const wait_ms = (Math.max(0, this.#use.requests - places) * work_ms) / places;
+    return wait_ms > Math.max(limits.slotWait_ms, work_ms / 2) ? wait_ms : undefined;
+  }
+
+  /** SLOT_BUSY, before anything is done for the request. */
+  refuseCrowd(): void {
+    const wait_ms = this.crowded_ms;
+    if (wait_ms === undefined) return;
+    const detail = `A request to slot ${this.id} would wait for ${Math.round(wait_ms)} ms.`;
+    throw new KeyslotError('SLOT_BUSY', detail, { retryAfter_s: Math.ceil(wait_ms / 1_000) });
   }
 
   get custody(): CustodyLabel {

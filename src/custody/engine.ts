@@ -138,6 +138,18 @@ export interface Recovers {
   lookNow(signal?: AbortSignal): Promise<void>;
 }
 
+/** A session whose signers share a bounded number of places, and wait for each other. */
+export interface Queues {
+  readonly queue: QueueState;
+}
+
+export interface QueueState {
+  /** Places in which work is done at the same time. */
+  readonly places: number;
+  /** How long one takes of late, in milliseconds; 0 when nobody knows. */
+  readonly work_ms: number;
+}
+
 /**
  * How a session is with its device, where it finds a lost one again by itself.
  *
@@ -155,4 +167,5 @@ export const imports = (session: Session): session is Session & Imports => 'impo
 export const exports = (session: Session): session is Session & Exports => 'export' in session;
 export const destroys = (session: Session): session is Session & Destroys => 'destroy' in session;
 export const adopts = (session: Session): session is Session & Adopts => 'adopt' in session;
+export const queues = (session: Session): session is Session & Queues => 'queue' in session;
 export const recovers = (session: Session): session is Session & Recovers => 'onHealth' in session;

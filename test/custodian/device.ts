@@ -2,6 +2,7 @@ import {
   generates,
   imports,
   type KeyInfo,
+  type QueueState,
   type Recovers,
   type Session,
   type SessionHealth,
@@ -32,6 +33,8 @@ export class Device implements AsyncDisposable {
   onGenerate: (honest: () => Promise<KeyInfo>) => Promise<KeyInfo> = honest => honest();
   onClose: () => Promise<void> = async () => undefined;
   onLook: () => Promise<void> = async () => undefined;
+  /** How busy its sessions say that they are. */
+  queue: QueueState | undefined;
   powers = true;
   /** Ids of keys that it does not list. */
   hidden: ReadonlySet<string> = new Set();
@@ -111,6 +114,7 @@ export class Device implements AsyncDisposable {
         await honest[Symbol.asyncDispose]();
       },
     };
+    if (this.queue) Object.defineProperty(plain, 'queue', { get: () => this.queue });
     if (!this.powers || !generates(honest) || !imports(honest)) return plain;
     return Object.assign(this.recovers ? this.#recovering(plain) : plain, {
       generate: (key: KeyId) => this.onGenerate(() => honest.generate(key)),

@@ -1,4 +1,5 @@
 import type { Handle } from 'pkcs11js';
+import type { QueueState } from '../../custody/engine.ts';
 import { KeyslotError } from '../../foundation/errors.ts';
 import { limits } from '../../foundation/limits.ts';
 
@@ -32,6 +33,7 @@ export class SessionPool {
   #whenIdle: PromiseWithResolvers<void> | undefined;
   #watch: NodeJS.Timeout | undefined;
   #full_until_ms = 0;
+  #work_ms = 0;
 
   /**
    * `hung` is where the calls are entered that have not come back in time, for as long as they have not.
@@ -67,6 +69,11 @@ export class SessionPool {
     let count = 0;
     for (const call of this.#calls) if (call.holdsPlace && call.writtenOff) count += 1;
     return count;
+  }
+
+  /** How busy it is; nothing is known of that while it is paused. */
+  get queue(): QueueState {
+    return { places: this.#size, work_ms: this.#pauses.size > 0 ? 0 : this.#work_ms };
   }
 
   /** True when every session has been written off, so that nothing can be done any more. */
@@ -172,6 +179,7 @@ export class SessionPool {
       throw error;
     }
     if (call.writtenOff && isDisposable(result)) result[Symbol.dispose](); // nobody takes it any more
+    this.#work_ms += (performance.now() - call.since_ms - this.#work_ms) * recent;
     if (call.holdsPlace && !call.writtenOff) this.#giveBack(call);
     else this.#replace(call);
     return result;
@@ -332,6 +340,9 @@ export class SessionPool {
 const full_ms = 30_000;
 
 const late_ms_max = 100;
+
+/** The weight of the last call in how long calls take of late. */
+const recent = 1 / 16;
 
 /** One session that is lent, and what became of it. */
 interface Call {

@@ -7,6 +7,8 @@ import type {
   Imports,
   KeyAttributes,
   KeyInfo,
+  QueueState,
+  Queues,
   Recovers,
   Session,
   SessionHealth,
@@ -45,7 +47,7 @@ import { Pkcs11Signer } from './signer.ts';
  * The keys inside a token that is logged in. CKA_LABEL holds the key id, and so does CKA_ID where the device
  * takes text there; they are found by CKA_ID then, by CKA_LABEL elsewhere. Exactly one private key may match.
  */
-export class Pkcs11Session implements Session, Generates, Destroys, Recovers {
+export class Pkcs11Session implements Session, Generates, Destroys, Queues, Recovers {
   readonly slot: SlotId;
   /** Not there, nor declared as a field, on a device that takes no private keys from outside. */
   declare readonly import?: Imports['import'];
@@ -61,6 +63,10 @@ export class Pkcs11Session implements Session, Generates, Destroys, Recovers {
     this.#device = login.device;
     login.proveWith(session => this.#prove(session));
     if (login.device.profile.keyPair.import) this.import = (key, seed) => this.#import(key, seed);
+  }
+
+  get queue(): QueueState {
+    return this.#login.pool.queue;
   }
 
   get health(): SessionHealth {

@@ -1,4 +1,4 @@
-import type { Recovers, SessionHealth } from '../../custody/engine.ts';
+import type { QueueState, Queues, Recovers, SessionHealth } from '../../custody/engine.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { KeyFolder } from '../../sealing/key-folder.ts';
 import { keyslotSuffix } from '../../sealing/keyslot-form.ts';
@@ -13,7 +13,7 @@ import { WrappingKey } from './wrapping-key.ts';
  * A token that is logged in and seals the keys of its slot, for tokens that cannot sign with Ed25519. The seeds
  * are sealed files outside of the token; signatures are made in process memory.
  */
-export class WrappedSession extends SealedSession implements Recovers {
+export class WrappedSession extends SealedSession implements Queues, Recovers {
   readonly #login: TokenLogin;
 
   private constructor(setting: ConstructorParameters<typeof SealedSession>[0], login: TokenLogin) {
@@ -44,6 +44,10 @@ export class WrappedSession extends SealedSession implements Recovers {
       },
     };
     return new WrappedSession(setting, login);
+  }
+
+  get queue(): QueueState {
+    return this.#login.pool.queue;
   }
 
   get health(): SessionHealth {
