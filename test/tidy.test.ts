@@ -80,6 +80,8 @@ const packageRooms: Readonly<Record<string, readonly string[]>> = {
   ],
   yaml: ['appliance'],
   pino: ['appliance'],
+  'age-encryption': ['appliance'],
+  'modern-tar': ['appliance'],
   '@peculiar/x509': ['appliance'],
   'reflect-metadata': ['appliance'],
   '@solana/web3.js': ['custody/key-provider.ts', 'client/web3-wallet.ts'],
@@ -175,6 +177,7 @@ describe('the rooms', () => {
       'appliance/custodian-process.ts',
       'appliance/gateway-process.ts',
       'appliance/token-process.ts',
+      'appliance/drill-process.ts',
       'appliance/development.ts',
     ]);
     expect(files.filter(file => !used.has(file) && !entries.has(file))).toEqual([]);

@@ -552,9 +552,7 @@ function parsedYaml(path: string): unknown {
   try {
     text = readFileSync(path, 'utf8');
   } catch (cause) {
-    throw new KeyslotError('HOME_INVALID', `${path} cannot be read; scripts/start makes a development one.`, {
-      cause,
-    });
+    throw new KeyslotError('HOME_INVALID', `${path} cannot be read; keyslot init makes one.`, { cause });
   }
   try {
     return parseYaml(text);

@@ -115,9 +115,9 @@ function keepOrWrite(path: string, content: () => string): void {
   }
 }
 
-const randomPin = (): string => randomBytes(12).toString('hex');
+export const randomPin = (): string => randomBytes(12).toString('hex');
 
-const softhsmConf = (tokens: string): string =>
+export const softhsmConf = (tokens: string): string =>
   [
     `directories.tokendir = ${tokens}`,
     'objectstore.backend = file',

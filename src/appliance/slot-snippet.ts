@@ -19,13 +19,22 @@ export interface Examined {
 
 /** `slots:` for keyslot.yaml with one slot on the token; nothing where it is unusable. */
 export function slotSnippet(examined: Examined): string | undefined {
-  const { verdict, examination, environment, profile, pinFile } = examined;
+  const { pinFile } = examined;
+  const settings = slotSettings(examined);
+  if (settings === undefined) return undefined;
+  const pin = pinFile === undefined ? { attended: true } : { file: pinFile };
+  return stringify({ slots: [{ id: 'main', engine: 'pkcs11', pin, settings }] });
+}
+
+/** What a slot on the token says of it; nothing where it is unusable. */
+export function slotSettings(examined: Examined): Readonly<Record<string, unknown>> | undefined {
+  const { verdict, examination, environment, profile } = examined;
   if (verdict === 'unusable') return undefined;
   const native = verdict === 'native';
   const { sessions, wrappingKey } = readProfile(profile);
   const differs = <T>(found: T | undefined, written: T | undefined) =>
     found !== undefined && found !== written;
-  const settings = {
+  return {
     module: examined.module,
     profile,
     ...(examined.labelRepeated || examined.tokenLabel === ''
@@ -40,6 +49,4 @@ export function slotSnippet(examined: Examined): string | undefined {
     ...(examined.libraryParameters === undefined ? {} : { libraryParameters: examined.libraryParameters }),
     ...(Object.keys(environment).length === 0 ? {} : { environment }),
   };
-  const pin = pinFile === undefined ? { attended: true } : { file: pinFile };
-  return stringify({ slots: [{ id: 'main', engine: 'pkcs11', pin, settings }] });
 }

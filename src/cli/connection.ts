@@ -8,13 +8,25 @@ import { isErrorCode, KeyslotError, type Violation } from '../foundation/errors.
 /** The options that every command has. */
 export interface SharedOptions {
   readonly home?: string;
+  readonly as?: string;
   readonly json?: boolean;
 }
 
 /** The configuration of the state folder, or of the environment. HOME_INVALID when nobody said which folder. */
-export function configOf({ home }: SharedOptions): Config {
-  if (home) return configOfHome(home);
+export function configOf({ home, as }: SharedOptions): Config {
+  if (home) return as === undefined ? configOfHome(home) : calledAs(as, configOfHome(home));
   throw new KeyslotError('HOME_INVALID', 'No state folder is named: use --home or set KEYSLOT_HOME.');
+}
+
+/** With the certificate of another identity, whose private key is beside it: tls/client.crt, tls/client.key. */
+function calledAs(name: string, config: Config): Config {
+  const identity = config.identities.find(each => each.name === name);
+  if (!config.command || !identity || !('certificate' in identity) || !('file' in identity.certificate)) {
+    throw new KeyslotError('CONFIG_INVALID', `--as ${name}: no identity ${name} has a certificate file.`);
+  }
+  const { file: certificate } = identity.certificate;
+  const key = certificate.replace(/\.[^./]*$/, '.key');
+  return { ...config, command: { certificate, key, ca: config.command.ca } };
 }
 
 /**

@@ -33,6 +33,7 @@ const program = new Command('keyslot')
 const shared = (command: Command): Command =>
   command
     .option('--home <dir>', 'the state folder (default: $KEYSLOT_HOME, or var/ in a checkout)', defaultHome())
+    .option('--as <identity>', 'call as this identity of keyslot.yaml, by the certificate that it names')
     .option('--json', 'print JSON instead of tables')
     .exitOverride();
 
@@ -41,6 +42,9 @@ const shared = (command: Command): Command =>
  * them do; whoever asks for help, or for what does not exist, gets all.
  */
 const commands: Readonly<Record<string, () => Promise<unknown>>> = {
+  init: async () => (await import('./commands/init.ts')).addInit(program, shared),
+  status: async () => (await import('./commands/status.ts')).addStatus(program, shared),
+  completion: async () => (await import('./commands/completion.ts')).addCompletion(program, shared, all),
   serve: async () => (await import('./commands/serve.ts')).addServe(program, shared),
   slots: async () => (await import('./commands/slots.ts')).addSlots(program, shared),
   groups: async () => (await import('./commands/groups.ts')).addGroups(program, shared),
@@ -55,10 +59,19 @@ const commands: Readonly<Record<string, () => Promise<unknown>>> = {
   tokens: async () => (await import('./commands/tokens.ts')).addTokens(program, shared),
   doctor: async () => (await import('./commands/doctor.ts')).addDoctor(program, shared),
   envelopes: async () => (await import('./commands/envelopes.ts')).addEnvelopes(program),
+  backup: async () => (await import('./commands/backup.ts')).addBackup(program, shared),
+  restore: async () => (await import('./commands/restore.ts')).addRestore(program),
 };
 const [, , asked = ''] = process.argv;
+
+/** Whatever is not loaded because it was named. */
+async function all(): Promise<void> {
+  for (const [names, add] of Object.entries(commands)) if (!names.split(' ').includes(asked)) await add();
+}
+
 const named = Object.entries(commands).filter(([names]) => names.split(' ').includes(asked));
-for (const [, add] of named.length > 0 ? named : Object.entries(commands)) await add();
+if (named.length === 0) await all();
+for (const [, add] of named) await add();
 
 try {
   await program.parseAsync();

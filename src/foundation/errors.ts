@@ -508,6 +508,23 @@ export const errorTable = {
     'The appliance cannot be reached',
     'Start it with keyslot serve, or name its state folder with --home.',
   ),
+
+  // Backups.
+  BACKUP_FAILED: passing(
+    503,
+    'The backup could not be written or restored',
+    'Correct what is named and repeat the command: nothing was left half made.',
+  ),
+  BACKUP_INVALID: refused(
+    422,
+    'The file is not a backup that can be restored',
+    'Use another copy of it, or another backup: this one is damaged or was not made by Keyslot.',
+  ),
+  BACKUP_UNREADABLE: refused(
+    422,
+    'The backup does not open with this identity',
+    'Name the identity file of one of the recipients that the backup was made for.',
+  ),
 } as const satisfies Record<string, ErrorEntry>;
 
 export type ErrorCode = keyof typeof errorTable;

@@ -80,6 +80,10 @@ export class House implements AsyncDisposable {
     return new House({ lab, engine, gateway }, authority.certificate, people);
   }
 
+  get opsUrl(): string {
+    return this.#gateway.opsUrl;
+  }
+
   /** Plain HTTPS as somebody. */
   as(name: string): Client {
     const { certificate: cert, key } = this.#person(name);

@@ -146,6 +146,9 @@ const elsewhere: readonly ErrorCode[] = [
   'HOME_IN_USE',
   'PORT_IN_USE',
   'STORE_NEWER',
+  'BACKUP_FAILED',
+  'BACKUP_INVALID',
+  'BACKUP_UNREADABLE',
   // Of one key among others, in an answer.
   'MIGRATION_UNPROVEN',
 ];

@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError } from 'commander';
@@ -9,7 +9,7 @@ import { exportLines, proofLine } from '../../audit/inspect-export.ts';
 import { parseRecord } from '../../audit/segment.ts';
 import { verifyAuditLog } from '../../audit/verify.ts';
 import { type ExportVerdict, verifyAuditExport, verifyProof } from '../../audit/verify-export.ts';
-import { folderFiles } from '../../audit/verify-files.ts';
+import { type AuditFiles, folderFiles } from '../../audit/verify-files.ts';
 import { type AuditFinding, type AuditVerdict, TamperFound } from '../../audit/verify-findings.ts';
 import { NoteReader } from '../../audit/verify-note.ts';
 import { decodeBase58 } from '../../foundation/base58.ts';
@@ -18,6 +18,7 @@ import { KeyslotError } from '../../foundation/errors.ts';
 import { limits } from '../../foundation/limits.ts';
 import { Connection, configOf, type SharedOptions } from '../connection.ts';
 import { listing, misused, print, printJson, refused } from '../output.ts';
+import { ProgressBar } from './migration-progress.ts';
 
 interface VerifyOptions {
   readonly folder?: string;
@@ -90,7 +91,9 @@ async function verify(options: VerifyOptions, command: Command): Promise<void> {
   const publicKeys = [...(options.key ?? []), ...trusted].map(key => publicKeyOf(key, command));
   const witnessed = (options.witness ?? []).flatMap(path => witnessNotes(path, command));
   if (file !== undefined) {
-    const verdict = await verifyAuditExport(folderFiles(dirname(file)), basename(file), publicKeys);
+    using bar = new LogBar();
+    const files = watchedFile(dirname(file), basename(file), bar);
+    const verdict = await verifyAuditExport(files, basename(file), publicKeys);
     return conclude(verdict, json, [
       ['records', `${verdict.checked.records} (${verdict.checked.proven} proven)`],
     ]);
@@ -140,10 +143,12 @@ function sentence({ class: kind, file, line, seq, through, what }: AuditFinding)
 async function exportLog(options: ExportOptions, command: Command): Promise<void> {
   const { from, to, key, folder, output, json } = options;
   const since = options.since === undefined ? undefined : timeOf(options.since, command);
-  const source = folder === undefined ? applianceSource(options) : await openFolderSource(folder);
+  const opened = folder === undefined ? applianceSource(options) : await openFolderSource(folder);
   const file = newFile(output, command);
   let lines = 0;
   try {
+    using bar = new ProgressBar('exporting', json !== true, 'records');
+    const source = watchedSource(opened, bar);
     for await (const line of exportLines(source, { from, to, since, key })) {
       writeSync(file, `${line}\n`);
       lines += 1;
@@ -250,6 +255,45 @@ interface Page {
   readonly size: number;
 }
 
+/** The log with a bar that says how many of its records were read. */
+function watchedSource(source: AuditSource, bar: ProgressBar): AuditSource {
+  return {
+    size: () => source.size(),
+    proof: seq => source.proof(seq),
+    async *lines(from) {
+      const { checkpointed } = await source.size();
+      let done = 0;
+      const show = () => bar.show(from + done, Math.max(checkpointed, from + done));
+      try {
+        for await (const line of source.lines(from)) {
+          done += 1;
+          if (done % bar_records === 1) show();
+          yield line;
+        }
+      } finally {
+        show();
+      }
+    },
+  };
+}
+
+/** One file of a folder, with a bar that says how much of it was read. */
+function watchedFile(folder: string, name: string, bar: LogBar): AuditFiles {
+  const files = folderFiles(folder);
+  return {
+    ...files,
+    async *read(wanted) {
+      const of = statSync(join(folder, wanted)).size;
+      let done = 0;
+      for await (const chunk of files.read(wanted)) {
+        yield chunk;
+        done += chunk.length;
+        if (wanted === name) bar.show(done, of);
+      }
+    },
+  };
+}
+
 /** How far the reading of a long log has come, on a terminal; nothing in a pipe. */
 class LogBar implements Disposable {
   #shown = -1;
@@ -334,6 +378,7 @@ function seqOption(text: string): number {
 }
 
 const poll_ms = 1_000;
+const bar_records = 100;
 const long_bytes = 16 * 1024 * 1024;
 const width = 30;
 const witness_notes_max = 10_000;

@@ -7,6 +7,7 @@ import { refuseForeignModule, refuseOtherModule } from '../../engines/pkcs11/mod
 import { silentLog } from '../../foundation/log.ts';
 import { configOf, type SharedOptions } from '../connection.ts';
 import { listing, misused, print, printJson, refused } from '../output.ts';
+import { ProgressLine } from '../progress-line.ts';
 import { doctorOfModule, type ModuleOptions } from './doctor-module.ts';
 import { mechanismProblems, type Problem, pinProblems, problemOf, problemText } from './doctor-problems.ts';
 
@@ -81,7 +82,13 @@ function mode(text: string): 'native' | 'wrapped' {
 async function doctor(options: SharedOptions): Promise<void> {
   const config = configOf(options);
   const reports: SlotReport[] = [];
-  for (const slot of config.slots) reports.push(await examine(config, slot));
+  {
+    using progress = new ProgressLine();
+    for (const slot of config.slots) {
+      progress.show(`examining slot ${slot.id}`);
+      reports.push(await examine(config, slot));
+    }
+  }
   if (reports.some(report => report.problems.length > 0)) process.exitCode = refused;
   if (options.json) printJson({ slots: reports });
   else print(reports.map(slotText).join('\n\n'));
