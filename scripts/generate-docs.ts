@@ -7,6 +7,7 @@ import { profileForm, profileNames, readProfile } from '../src/engines/pkcs11/in
 import { errorTable } from '../src/foundation/errors.ts';
 import { openApiDocument } from '../src/wire/api/document.ts';
 import { grantOperations, roles } from '../src/wire/identities.ts';
+import { metrics } from '../src/wire/metrics.ts';
 import { threats } from '../test/security/threats.ts';
 
 /** Documents that are generated from the code: `npm run docs` writes them, a test holds them equal. */
@@ -14,6 +15,7 @@ export const generatedDocs: Readonly<Record<string, () => string>> = {
   'docs/errors.md': errorsPage,
   'docs/keyslot.schema.json': configJsonSchema,
   'docs/openapi.json': openApi,
+  'docs/ops/metrics.md': metricsPage,
   'docs/permissions.md': permissionsPage,
   'docs/hsm/profiles.md': profilesPage,
   'docs/security.md': securityPage,
@@ -108,6 +110,10 @@ function profileJsonSchema(): string {
   return `${JSON.stringify({ title: 'Device profile', ...schema }, null, 2)}\n`;
 }
 
+function metricsPage(): string {
+  return remade('docs/ops/metrics.md', { metrics: metricRows() });
+}
+
 function profilesPage(): string {
   const parts = { profiles: profileRows(), fields: fieldTable(), notes: profileNotes() };
   return remade('docs/hsm/profiles.md', parts);
@@ -140,6 +146,14 @@ const threatRows = () => [
       defence,
       proof.map(({ file, test }) => `\`${file}\`: ${test.replaceAll('|', '\\|')}`).join('<br>'),
     ]),
+  ),
+];
+
+const metricRows = () => [
+  row(['metric', 'type', 'labels', 'what it says']),
+  row(Array(4).fill('---')),
+  ...Object.entries(metrics).map(([name, { type, labels, help }]) =>
+    row([`\`${name}\``, type, labels.map(label => `\`${label}\``).join(', '), help]),
   ),
 ];
 

@@ -80,13 +80,17 @@ const packageRooms: Readonly<Record<string, readonly string[]>> = {
   ],
   yaml: ['appliance'],
   pino: ['appliance'],
-  'age-encryption': ['appliance'],
-  'modern-tar': ['appliance'],
+  '@opentelemetry/api': ['appliance'],
+  '@opentelemetry/sdk-trace': ['appliance'],
+  '@opentelemetry/resources': ['appliance'],
+  '@opentelemetry/exporter-trace-otlp-http': ['appliance'],
   '@peculiar/x509': ['appliance'],
   'reflect-metadata': ['appliance'],
   '@solana/web3.js': ['custody/key-provider.ts', 'client/web3-wallet.ts'],
   undici: ['client/node.ts'],
   commander: ['cli'],
+  'age-encryption': ['appliance'],
+  'modern-tar': ['appliance'],
 };
 
 interface Import {

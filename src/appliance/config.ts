@@ -241,7 +241,9 @@ const group = z.strictObject({
 export const configSchema = z.strictObject({
   profile: z.enum(['production', 'development']).default('production'),
   listen: listener(8443).prefault({}).describe('Where callers connect.'),
-  ops: listener(9443).prefault({}).describe('Where health is asked: /healthz, /readyz.'),
+  ops: listener(9443)
+    .prefault({})
+    .describe('Where health is asked: /healthz, /readyz, /v1/health, /metrics.'),
   tls: z.strictObject({
     certificate: z.string().min(1).describe('PEM file of the server certificate and its chain.'),
     key: z.string().min(1).describe('PEM file of its private key.'),
@@ -435,6 +437,54 @@ export const configSchema = z.strictObject({
     })
     .prefault({})
     .describe('The tamper-evident record of everything that was asked for.'),
+  logging: z
+    .strictObject({
+      requests: z
+        .enum(['all', 'errors', 'off'])
+        .default('all')
+        .describe('Which requests get a line: all, those that were answered with 400 or more, or none.'),
+      probes: z
+        .enum(['all', 'changes', 'off'])
+        .default('changes')
+        .describe('Which requests for health or metrics do; changes: another answer than before.'),
+      clientAddress: z
+        .boolean()
+        .default(false)
+        .describe('Whether lines of requests name the address of the client.'),
+    })
+    .prefault({})
+    .describe('What the log says of requests (docs/ops/logs.md).'),
+  tracing: z
+    .strictObject({
+      endpoint: z
+        .string()
+        .refine(isRpcUrl, 'must be an http or https URL without a user or a password')
+        .describe('Where spans are sent by OTLP over HTTP: http://127.0.0.1:4318/v1/traces.'),
+      ratio: z
+        .number()
+        .min(0)
+        .max(1)
+        .default(1)
+        .describe('Which part of the traces that begin here is recorded; callers decide on their own.'),
+      service: z
+        .string()
+        .regex(/^[A-Za-z0-9._-]{1,63}$/)
+        .default('keyslot')
+        .describe('service.name of the spans.'),
+    })
+    .optional()
+    .describe('OpenTelemetry spans of requests (docs/ops/tracing.md). Without it nothing is traced.'),
+  drain: z
+    .strictObject({
+      grace_s: z
+        .number()
+        .min(0)
+        .max(600)
+        .default(5)
+        .describe('How long requests are still answered once draining begins; /readyz says so at once.'),
+    })
+    .prefault({})
+    .describe('Taking leave of callers before a stop: POST /v1/drain, or SIGUSR2.'),
   idempotency: z
     .strictObject({ retention_s: z.int().min(60).max(2_592_000).default(86_400) })
     .prefault({})

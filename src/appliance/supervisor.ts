@@ -38,7 +38,7 @@ export class Supervisor implements AsyncDisposable {
   #gateway: Child | undefined;
   #stopping = false;
   #listening: GatewayReady = { url: '', opsUrl: '' };
-  #news: GatewayNews = { checks: [] };
+  #news: GatewayNews = { checks: [], restarts: {}, draining: false };
   #cluster: Disposable | undefined;
 
   private constructor(config: Config, home: Home, log: Log, authorities: Authorities) {
@@ -105,13 +105,24 @@ export class Supervisor implements AsyncDisposable {
     await this.#askOfCluster();
   }
 
+  /** Has the gateway take leave of its callers, or end that; a gateway that is started anew goes on with it. */
+  drain(draining = true): void {
+    if (draining === this.#news.draining) return;
+    this.#log.warn({ draining }, 'draining begins or ends');
+    this.#tell({ draining });
+  }
+
+  #tell(news: Partial<GatewayNews>): void {
+    this.#news = { ...this.#news, ...news };
+    this.#gateway?.send(this.#news);
+  }
+
   /** Here, because this process alone holds no keys, answers nobody, and may have credentials of AWS. */
   async #askOfCluster(): Promise<void> {
     if (!this.#config.cloudhsm) return;
     const { ClusterHealth } = await import('./cluster-health.ts'); // with the library of AWS, for those who use it
     this.#cluster = ClusterHealth.of(this.#config, this.#log, check => {
-      this.#news = { checks: [check] };
-      this.#gateway?.send(this.#news);
+      this.#tell({ checks: [check] });
     });
   }
 
@@ -125,6 +136,8 @@ export class Supervisor implements AsyncDisposable {
       if (this.#stopping) return;
       if (performance.now() - started_ms > stable_ms) wait_ms = restart_ms_min;
       this.#log.error({ child: plan.name, how, restartIn_ms: wait_ms }, 'a process ended and is restarted');
+      const { restarts } = this.#news;
+      this.#tell({ restarts: { ...restarts, [plan.name]: (restarts[plan.name] ?? 0) + 1 } });
       await new Promise(resolve => setTimeout(resolve, wait_ms));
       if (this.#stopping) return;
       wait_ms = Math.min(wait_ms * 2, restart_ms_max);
@@ -141,7 +154,13 @@ export class Supervisor implements AsyncDisposable {
   #spawn(plan: Plan, firstStart: boolean): Child {
     const boot = this.#bootSecret.use(secret => plan.boot(Buffer.from(secret), firstStart));
     const { entry, flags, environment } = plan;
-    const child = new Child({ entry, flags, environment, boot });
+    // What an operator asks of the gateway; nobody else says such words.
+    const told = (text: string) => {
+      if (text === 'draining' || text === 'serving') {
+        this.#news = { ...this.#news, draining: text === 'draining' };
+      }
+    };
+    const child = new Child({ entry, flags, environment, boot, told });
     const { unresponsive_s } = this.#config.supervision;
     watch(child, unresponsive_s * 1000, () => {
       this.#log.error({ child: plan.name, unresponsive_s }, 'a process does not respond and is killed');
@@ -176,7 +195,7 @@ export class Supervisor implements AsyncDisposable {
   }
 
   #gatewayPlan(): Plan {
-    const { listen, ops } = this.#config;
+    const { listen, ops, logging, tracing } = this.#config;
     const tls = tlsOf(this.#config);
     const { socketFile } = this.#home;
     return {
@@ -194,6 +213,9 @@ export class Supervisor implements AsyncDisposable {
         ...(this.#config.compat.agenticWallet ? { wallets: { rpcUrl: this.#config.solanaRpcUrl } } : {}),
         socketFile,
         bootSecret,
+        logging,
+        tracing,
+        drainGrace_ms: this.#config.drain.grace_s * 1000,
         news: this.#news,
       }),
       keep: child => {

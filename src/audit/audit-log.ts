@@ -11,6 +11,7 @@ import type { AuditEntry, AuditRecord, Receipt } from './record.ts';
 export interface AuditLog extends AsyncDisposable {
   append(entry: AuditEntry): Promise<Receipt>;
   status(): AuditStatus;
+  figures(): AuditFigures;
   /** Durable records from a place on, in order, at most so many. AUDIT_PRUNED when they are not here any more. */
   read(from: number, limit: number): Promise<readonly AuditLine[]>;
   /** RFC 6962 §2.1.1, under the newest checkpoint or one of this size. AUDIT_RECORD_UNKNOWN. */
@@ -48,6 +49,14 @@ export interface AuditStatus {
    */
   readonly tamperEvidence: 'chain' | 'local' | 'witnessed';
   readonly witnesses: readonly { readonly id: string; readonly size: number; readonly error?: string }[];
+}
+
+/** What is measured of the log, beside its status. */
+export interface AuditFigures {
+  /** Records that wait to be written. */
+  readonly waiting: number;
+  /** When the newest checkpoint was made, as it says itself. */
+  readonly checkpointedAt?: string;
 }
 
 export interface InclusionProof {

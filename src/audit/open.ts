@@ -5,6 +5,7 @@ import { KeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import { rememberAuditKey } from './audit-key.ts';
 import type {
+  AuditFigures,
   AuditLine,
   AuditLog,
   AuditObserver,
@@ -72,6 +73,8 @@ export interface AuditLogOptions {
   readonly retry_ms?: number | undefined;
   /** Told of each record of this boot once it is durable, in order. */
   readonly observe?: AuditObserver | undefined;
+  /** Told of each commit: how many records it wrote, and how long the disk took. */
+  readonly committed?: ((records: number, took_ms: number) => void) | undefined;
   /** Sees every file that records and checkpoints are written to. */
   readonly file?: FileSeam | undefined;
 }
@@ -148,6 +151,7 @@ class RunningLog implements AuditLog {
         log,
         seam,
         observe: options.observe,
+        committed: options.committed,
       },
       place,
     );
@@ -212,6 +216,13 @@ class RunningLog implements AuditLog {
       tamperEvidence: newest?.signed ? (witnessed > 0 ? 'witnessed' : 'local') : 'chain',
       witnesses: this.#witnesses.status(),
     };
+  }
+
+  figures(): AuditFigures {
+    const { newest } = this.#files;
+    const { waiting } = this.#writer;
+    if (!newest) return { waiting };
+    return { waiting, checkpointedAt: parseNote(newest.note).checkpoint.time };
   }
 
   async read(from: number, limit: number): Promise<readonly AuditLine[]> {

@@ -84,6 +84,11 @@ export class AuditWriter {
     return { size: this.size, root: treeRoot(nodes, this.size), chain: this.#chain };
   }
 
+  /** Records that are not written yet. */
+  get waiting(): number {
+    return this.#queue.length + this.#batch.length;
+  }
+
   /** The oldest intent that has no result yet. */
   get oldestOpen(): number | undefined {
     return this.#open.values().next().value;
@@ -195,7 +200,9 @@ export class AuditWriter {
     if (this.#segment.count === this.records) await this.#rotate();
     if (this.#failure) return;
     const { bytes, lines } = this.#assemble();
+    const began_ms = performance.now();
     await this.#file.append(bytes);
+    this.#settings.committed?.(lines.length, performance.now() - began_ms);
     if (this.#failure) return; // it hung, and whoever waited was told so
     const batch = this.#batch;
     this.#batch = [];
@@ -347,6 +354,8 @@ export interface WriterSettings {
   readonly clock: Clock;
   readonly log: Log;
   readonly seam: FileSeam | undefined;
+  /** Told of each commit: how many records it wrote, and how long the disk took. */
+  readonly committed?: ((records: number, took_ms: number) => void) | undefined;
   /** Told of each record once it is durable; its `mono_ms` is left at 0. */
   readonly observe?: AuditObserver | undefined;
 }

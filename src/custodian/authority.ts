@@ -90,6 +90,9 @@ export const rights: Readonly<Record<OperationName, Right>> = {
   'list-checkpoints': { roles: [...readers, 'metrics', 'backup'] },
   'prune-audit': { roles: admins },
   health: { roles: 'nobody' },
+  'show-health': { roles: 'nobody' },
+  metrics: { roles: 'nobody' },
+  drain: { roles: operators },
 };
 
 /** PERMISSION_DENIED when the identity has none of the roles that the operation takes. */

@@ -25,11 +25,12 @@ import { Approvals } from './approvals.ts';
 import { AuditKey } from './audit-key.ts';
 import { auditOperations } from './audit-operations.ts';
 import { requireRole, rights } from './authority.ts';
+import { CallNotes, type Noted } from './call-notes.ts';
 import { CallerSessions } from './caller-sessions.ts';
 import { type CanaryWorld, recordedMaking } from './canary.ts';
 import { Door } from './door.ts';
 import { FreezeBoard } from './freeze-board.ts';
-import { healthOf } from './health.ts';
+import { healthOperations } from './health-operations.ts';
 import { Idempotency } from './idempotency.ts';
 import { Identities, type Identity } from './identities.ts';
 import { identityOperations, loadIdentities } from './identity-operations.ts';
@@ -38,6 +39,7 @@ import { keyOperations } from './key-operations.ts';
 import { KeyLifecycle } from './keys.ts';
 import { Ledger } from './ledger.ts';
 import { LookupTables } from './lookup-tables.ts';
+import { CustodianMetrics } from './metrics.ts';
 import { Migrations } from './migration.ts';
 import { migrationOperations } from './migration-operations.ts';
 import type { Operation, Operations } from './operation.ts';
@@ -52,7 +54,9 @@ import type { GroupSetting } from './slot-group.ts';
 import { matesOf, SlotGroups } from './slot-groups.ts';
 import { SlotKeeper, type SlotSetting } from './slot-keeper.ts';
 import { slotOperations } from './slot-operations.ts';
+import { StageBoard, type StagesListener } from './stages.ts';
 import { SteadyClock } from './steady-clock.ts';
+import { Surroundings } from './surroundings.ts';
 import { walletOperations } from './wallet-operations.ts';
 import { Wallets } from './wallets.ts';
 
@@ -107,7 +111,36 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     return this.#parts.audit;
   }
 
+  /** Has somebody told of each signature, made or refused, and where its time went. */
+  onStages(listener: StagesListener): Disposable {
+    return this.#parts.stages.listen(listener);
+  }
+
   async call<N extends OperationName>(name: N, request: Request<N>, call: Call): Promise<Reply<N>> {
+    const { account } = call;
+    if (!account) return this.#counted(name, request, call);
+    const notes = new CallNotes(account);
+    try {
+      return await this.#counted(name, request, { ...call, notes });
+    } finally {
+      // Of keys and slots only those that there are: anything else may be a secret in the wrong place.
+      const named = notes.identity === undefined ? {} : subjectOf(request.input);
+      const existing = this.#parts.door.existing(named);
+      account.take(notes.account(name, existing), notes.began_ms);
+    }
+  }
+
+  #counted<N extends OperationName>(name: N, request: Request<N>, call: Noted): Promise<Reply<N>> {
+    const { metrics } = this.#parts;
+    const answer = this.#answered(name, request, call);
+    answer.then(
+      () => metrics.answered(name, undefined),
+      thrown => metrics.answered(name, toKeyslotError(thrown)),
+    );
+    return answer;
+  }
+
+  async #answered<N extends OperationName>(name: N, request: Request<N>, call: Noted): Promise<Reply<N>> {
     const identity = await this.#admitted(name, request, call);
     const job: Job<N> = { name, request, call, identity };
     switch (traceOf[name]) {
@@ -148,15 +181,18 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   }
 
   /** Who asks, when they may ask for such a thing at all. */
-  async #admitted(name: OperationName, request: Request<OperationName>, call: Call): Promise<Identity> {
+  async #admitted(name: OperationName, request: Request<OperationName>, call: Noted): Promise<Identity> {
     if (rights[name].roles === 'nobody') return nobody;
     let identity: Identity | undefined;
     try {
       identity = await this.#parts.identities.authenticate(call.credential);
+      if (call.notes) call.notes.identity = identity.name;
       requireRole(identity, name);
       return identity;
     } catch (thrown) {
-      return this.#refused({ name, request, call, identity }, toKeyslotError(thrown));
+      const error = toKeyslotError(thrown);
+      if (!identity) this.#parts.metrics.refusedCredential(call.credential, error);
+      return this.#refused({ name, request, call, identity }, error);
     }
   }
 
@@ -246,7 +282,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
 interface Job<N extends OperationName> {
   readonly name: N;
   readonly request: Request<N>;
-  readonly call: Call;
+  readonly call: Noted;
   readonly identity: Identity;
 }
 
@@ -325,11 +361,13 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
   const { node } = options.audit;
   const retention_ms = options.idempotency_ms ?? day_ms;
   const ledger = new Ledger({ node, windows, counters, idempotency: rows, clock, log, retention_ms });
+  const metrics = opened.use(new CustodianMetrics(slot => keepers.get(slot)?.engine ?? ''));
   const auditKey = auditKeyOf(options, { keepers, registry, keys });
   const audit = await openAuditLog({
     ...options.audit,
     ...(auditKey ? { signer: auditKey.signer } : {}),
     observe: ledger.apply,
+    committed: (records, took_ms) => metrics.committed(records, took_ms),
     clock,
     log,
   });
@@ -368,8 +406,19 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
   const groups = new SlotGroups(options.groups ?? [], { keepers, registry, freezes, clock, log });
   const door = new Door({ keepers, registry, sessions, reserved: options.audit.key?.slot, groups });
   const tables = new LookupTables(rpcUrl, log);
-  const desk = new SigningDesk({ book, freezes, ledger, recorder, tables, clock });
+  const desk = new SigningDesk({
+    book,
+    freezes,
+    ledger,
+    recorder,
+    tables,
+    clock,
+    decided: verdict => metrics.decided(verdict),
+  });
   const wallets = new Wallets({ registry, labels, keys });
+  const surroundings = new Surroundings({ store, auditFolder: options.audit.folder, clock, machineClock });
+  const keysOf = (slot: SlotId) => registry.ofSlot(slot);
+  const seen = { keepers, keysOf, groups, audit, surroundings };
   const slotOf = door.slotOf.bind(door);
   const migrations = new Migrations({
     registry,
@@ -385,10 +434,12 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
     sessions.closeAllBy(name);
     approvals.forget(name);
   };
+  const stages = new StageBoard();
+  opened.use(stages.listen(signature => metrics.signed(signature)));
   const operations: Operations<OperationName> = {
     ...slotOperations(door, sessions),
     ...keyOperations({ door, keys, registry }),
-    ...signingOperations({ door, desk: options.desk ?? desk, log }),
+    ...signingOperations({ door, desk: options.desk ?? desk, stages, log }),
     ...walletOperations(door, wallets, options.wallets?.slot),
     ...migrationOperations(door, migrations),
     ...policyOperations({ book, freezes, approvals, now, door, desk }),
@@ -404,7 +455,8 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
       log.info({ actor: identity.name, requestId: call.requestId }, 'an identity logged in');
       return { output: { identity: identity.name, lease_s }, bytes: [token] };
     },
-    health: async () => ({ output: healthOf({ keepers, groups: groups.health(), audit }) }),
+    ...healthOperations({ metrics, seen, clock, reserved: options.audit.key?.slot }),
+    drain: async ({ input }) => ({ output: { draining: input.drain } }),
   };
   const { exports = false } = options;
   return {
@@ -415,6 +467,8 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
     idempotency,
     operations,
     door,
+    metrics,
+    stages,
     exports,
     log,
   };
@@ -428,6 +482,8 @@ interface Parts {
   readonly idempotency: Idempotency;
   readonly operations: Operations<OperationName>;
   readonly door: Door;
+  readonly metrics: CustodianMetrics;
+  readonly stages: StageBoard;
   readonly exports: boolean;
   readonly log: Log;
 }

@@ -1,10 +1,11 @@
-import type { Call, OperationName, Reply, Request } from '../wire/custodian.ts';
+import type { OperationName, Reply, Request } from '../wire/custodian.ts';
+import type { Noted } from './call-notes.ts';
 import type { Identity } from './identities.ts';
 
 /** How an operation is performed for an identity that is known and has the role. */
 export type Operation<N extends OperationName> = (
   request: Request<N>,
-  call: Call,
+  call: Noted,
   identity: Identity,
 ) => Promise<Reply<N>>;
 

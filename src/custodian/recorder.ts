@@ -198,6 +198,9 @@ export const traceOf: Readonly<Record<OperationName, 'sign' | 'change' | 'event'
   'list-checkpoints': 'read',
   'prune-audit': 'change',
   health: 'read',
+  'show-health': 'read',
+  metrics: 'read',
+  drain: 'event',
 };
 
 /** What an operation is about, from its input: ids only, never what is secret or large. */
@@ -239,4 +242,5 @@ const described = [
   'roleId',
   'tags',
   'below',
+  'drain',
 ];

@@ -4,6 +4,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Secret } from '../foundation/secret.ts';
+import type { CallAccount } from '../wire/account.ts';
 import type { Custodian } from '../wire/custodian.ts';
 import { type Frame, FrameError, FrameReader, FrameWriter } from '../wire/frames.ts';
 import { parseCallHead } from '../wire/heads.ts';
@@ -112,23 +113,30 @@ class Connection {
   #start(frame: Frame): void {
     if (this.#running.has(frame.id)) throw new FrameError(`Call ${frame.id} is running already.`);
     const abort = new AbortController();
-    const done = this.#perform(frame, abort.signal).then(
+    const told: Told = {};
+    const done = this.#perform(frame, abort.signal, told).then(
       answer => this.#writer.send(answer),
       thrown => {
         if (thrown instanceof FrameError) this.#cutOff(thrown.message);
-        else this.#writer.send(failure(frame.id, toKeyslotError(thrown), this.#log));
+        else this.#writer.send(failure(frame.id, toKeyslotError(thrown), told, this.#log));
       },
     );
     this.#running.set(frame.id, { abort, done: done.finally(() => this.#running.delete(frame.id)) });
   }
 
-  async #perform(frame: Frame, signal: AbortSignal): Promise<Frame> {
+  async #perform(frame: Frame, signal: AbortSignal, told: Told): Promise<Frame> {
     if (this.#finishing) throw new KeyslotError('SHUTTING_DOWN', 'The custodian is stopping.');
-    const { operation, input, ...who } = parseCallHead(frame.head);
+    const { operation, input, account: wanted, ...who } = parseCallHead(frame.head);
+    const take = (account: CallAccount) => {
+      told.account = account;
+    };
+    const account = wanted && { traced: wanted === 'traced', take };
     // The parts of a frame are views of what the socket received, which is ours: nobody writes to it again.
     const request = { input, bytes: frame.bytes };
-    const reply = await this.#custodian.call(operation, request, { ...who, signal });
-    return { id: frame.id, kind: 'reply', head: reply.output, bytes: reply.bytes ?? [] };
+    const call = { ...who, signal, account };
+    const { output, bytes = [] } = await this.#custodian.call(operation, request, call);
+    const head = wanted ? { output, account: told.account } : output;
+    return { id: frame.id, kind: 'reply', head, bytes };
   }
 
   /** The gateway is gone: nobody waits for these answers any more. */
@@ -144,7 +152,12 @@ class Connection {
 
 const hello_ms = 5_000;
 
-function failure(id: number, error: KeyslotError, log: Log): Frame {
+/** What the custodian has told of a call besides its answer. */
+interface Told {
+  account?: CallAccount;
+}
+
+function failure(id: number, error: KeyslotError, { account }: Told, log: Log): Frame {
   if (error.code === 'INTERNAL') log.error({ err: error }, 'an operation broke');
   return {
     id,
@@ -154,6 +167,7 @@ function failure(id: number, error: KeyslotError, log: Log): Frame {
       detail: error.message,
       retryAfter_s: error.retryAfter_s,
       violations: error.violations,
+      account,
     },
     bytes: [],
   };

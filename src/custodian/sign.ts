@@ -6,6 +6,7 @@ import { type Decoded, decode, type Order } from './decode.ts';
 import type { Recorded } from './recovered-requests.ts';
 import type { Asking, Desk } from './signing-desk.ts';
 import type { BoundSigner, Made } from './slot-keeper.ts';
+import type { StageClock } from './stages.ts';
 
 /**
  * The signing pipeline behind the door: the caller is known and may use the key. Decode → policy → durable intent →
@@ -13,15 +14,35 @@ import type { BoundSigner, Made } from './slot-keeper.ts';
  * not verified and recorded. The signed bytes are always a slice of what was sent, never serialised again.
  */
 export async function signOne(order: Order, asking: Asking, desk: Desk): Promise<Signed> {
+  const clock = asking.clock?.();
+  if (!clock) return pipeline(order, asking, desk, undefined);
+  try {
+    const signed = await pipeline(order, asking, desk, clock);
+    clock.ended('ok');
+    return signed;
+  } catch (thrown) {
+    clock.ended(toKeyslotError(thrown).code);
+    throw thrown;
+  }
+}
+
+async function pipeline(order: Order, asking: Asking, desk: Desk, clock: StageClock | undefined) {
   const decoded = await desk.refusing(asking, undefined, async () => read(order, asking));
+  clock?.rest();
   const made = await desk.once(decoded, asking, async () => {
+    clock?.enter('policy');
     const verdict = await desk.refusing(asking, decoded, () => desk.decide(decoded, asking));
+    clock?.enter('intent');
     const intent = await desk.intend(decoded, asking, verdict);
     try {
-      const made = await signed(decoded.message, asking.key, asking.call.signal);
+      const made = await signed(decoded.message, asking, clock);
+      clock?.enter('result');
       return await desk.release(intent, made);
     } catch (thrown) {
-      throw await desk.giveUp(intent, toKeyslotError(thrown));
+      const error = toKeyslotError(thrown);
+      clock?.failed(error.code);
+      clock?.enter('result');
+      throw await desk.giveUp(intent, error);
     }
   });
   return release(decoded, made);
@@ -78,10 +99,16 @@ const grantFor = {
   'raw-transaction': 'raw',
 } as const;
 
-async function signed(message: Uint8Array, key: BoundSigner, signal: AbortSignal | undefined): Promise<Made> {
+async function signed(
+  message: Uint8Array,
+  { key, call }: Asking,
+  clock: StageClock | undefined,
+): Promise<Made> {
   inFlight += 1;
   try {
-    const made = await key.sign(message, signal);
+    clock?.enter('sign');
+    const made = await key.sign(message, call.signal);
+    clock?.signedBy(made.slot);
     await refuseUnverified(key, message, made);
     return made;
   } finally {

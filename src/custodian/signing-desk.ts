@@ -22,6 +22,7 @@ import type { PolicyBook } from './policy-book.ts';
 import { asker, type Recorder } from './recorder.ts';
 import type { Recorded } from './recovered-requests.ts';
 import type { BoundSigner, Made } from './slot-keeper.ts';
+import type { StageClock } from './stages.ts';
 
 /**
  * Where a signature is decided on and written down: freezes, policies and their counters, the intent before it
@@ -80,6 +81,7 @@ export class SigningDesk {
     freezes.refuse(record.id, record.slot);
     const at = clock.utc();
     const verdict = evaluate(policies, facts, subjectOf(asking, identity, at), ledger.live);
+    this.#world.decided?.(verdict);
     if (!verdict.allowed) throw denied(record, verdict);
     const charged = ledger.recovered(requestOf(asking, decoded)) !== undefined;
     const charges = charged ? [] : verdict.charges;
@@ -192,6 +194,8 @@ export interface DeskWorld {
   readonly recorder: Recorder;
   readonly tables: LookupTables;
   readonly clock: Clock;
+  /** Counts what policies have decided. */
+  readonly decided?: (verdict: Verdict) => void;
 }
 
 /** Who wants what signed with which key. */
@@ -207,6 +211,8 @@ export interface Asking {
   readonly refuse: (kind: GrantOperation) => void;
   /** The place in a batch. */
   readonly item?: number;
+  /** Measures a signature of the request, where somebody wants to know. */
+  readonly clock?: () => StageClock | undefined;
 }
 
 /** Whose policies an order is held against. */

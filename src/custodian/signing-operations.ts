@@ -2,7 +2,8 @@ import { isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/erro
 import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import type { KeyRecord } from '../store/key-registry.ts';
-import type { Call, OperationName } from '../wire/custodian.ts';
+import type { OperationName } from '../wire/custodian.ts';
+import { type Noted, stageClock } from './call-notes.ts';
 import type { Order } from './decode.ts';
 import type { Door } from './door.ts';
 import type { GrantOperation } from './grants.ts';
@@ -11,12 +12,13 @@ import type { Operations } from './operation.ts';
 import { type Signed, signMany, signOne } from './sign.ts';
 import type { Asking, Desk } from './signing-desk.ts';
 import type { BoundSigner } from './slot-keeper.ts';
+import type { StageBoard } from './stages.ts';
 
 /** Signatures: whoever got through the door gets what the desk allows. */
 export function signingOperations(
   world: SigningWorld,
 ): Operations<'sign-message' | 'sign-transaction' | 'sign-batch' | 'sign-bytes'> {
-  const { door, desk, log } = world;
+  const { door, desk, stages, log } = world;
 
   /** A failure that nobody else hears of is logged, and tells the slot that its token has gone. */
   const noticed = (record: KeyRecord, error: KeyslotError): void => {
@@ -27,7 +29,7 @@ export function signingOperations(
     operation: OperationName,
     { key: id, raw = false }: { key: string; raw?: boolean | undefined },
     operations: readonly GrantOperation[],
-    { call, identity }: { call: Call; identity: Identity },
+    { call, identity }: { call: Noted; identity: Identity },
     work: (asking: Asking) => Promise<T>,
   ): Promise<T> =>
     door.signing({ id, identity, call, operations }, (record, key) =>
@@ -39,6 +41,7 @@ export function signingOperations(
         key,
         raw,
         refuse: kind => door.refuseKind(record, identity, kind),
+        clock: () => stageClock(stages, call.notes, { operation, slot: record.slot }),
       }),
     );
   const one = async (asking: Asking, order: Order): Promise<Signed> => {
@@ -100,6 +103,8 @@ export function signingOperations(
 export interface SigningWorld {
   readonly door: Door;
   readonly desk: Desk;
+  /** Who is told where the time of signatures goes. */
+  readonly stages: StageBoard;
   readonly log: Log;
 }
 

@@ -72,7 +72,7 @@ export class SlotGroup {
   /** SLOT_BUSY when every member that could sign has too many waiting. */
   refuseCrowd(): void {
     const able = this.members.filter(member => this.isAble(member));
-    if (able.every(({ keeper }) => keeper.crowded_ms !== undefined)) able[0]?.keeper.refuseCrowd();
+    if (able.every(({ keeper }) => keeper.crowded_ms() !== undefined)) able[0]?.keeper.refuseCrowd();
   }
 
   /**
@@ -243,7 +243,7 @@ export class SlotGroup {
       each => !tried.has(each) && each.presence === 'here' && !each.unfit(record.id) && this.#mayHelp(each),
     );
     const fit = left.filter(({ circuit }) => circuit.admits);
-    const roomy = fit.filter(({ keeper }) => keeper.crowded_ms === undefined);
+    const roomy = fit.filter(({ keeper }) => keeper.crowded_ms() === undefined);
     return (
       byWeight(roomy.filter(({ weight }) => weight > 0)) ??
       byWeight(fit.filter(({ weight }) => weight > 0)) ??

@@ -22,6 +22,7 @@ import type { Latches } from '../store/latches.ts';
 import type { MigrationsJournal } from '../store/migrations-journal.ts';
 import type { AccessMode, CanaryView, SlotState, SlotView, TrialView } from '../wire/views.ts';
 import { Canary, type CanaryWorld } from './canary.ts';
+import { Crowd } from './crowd.ts';
 import { KeyUse } from './key-use.ts';
 import type { PinGuard } from './pin-guard.ts';
 import {
@@ -46,6 +47,7 @@ export class SlotKeeper {
   readonly #setting: SlotSetting;
   readonly #world: KeeperWorld;
   readonly #use = new KeyUse();
+  readonly #crowd: Crowd;
   readonly #reconciliation: Reconciliation;
   readonly #listeners = new Set<(state: SlotState) => void>();
   readonly #watchers = new Set<() => void>();
@@ -66,6 +68,7 @@ export class SlotKeeper {
     this.#description = description;
     this.#world = world;
     this.#since = world.clock.utc();
+    this.#crowd = new Crowd(world.clock);
     this.#reconciliation = new Reconciliation(this.id, world);
   }
 
@@ -140,17 +143,15 @@ export class SlotKeeper {
    * How long a request that is let in now has to wait, in milliseconds, where that is too long. Requests count, from
    * the moment at which they were let in, and not the items of a batch, of which only a few wait at a time.
    */
-  get crowded_ms(): number | undefined {
+  crowded_ms(): number | undefined {
     const session = this.#opened?.session;
     if (!session || !queues(session)) return undefined;
-    const { places, work_ms } = session.queue;
-    const wait_ms = (Math.max(0, this.#use.requests - places) * work_ms) / places;
-    return wait_ms > Math.max(limits.slotWait_ms, work_ms / 2) ? wait_ms : undefined;
+    return this.#crowd.tooLong(this.#use.requests, session.queue);
   }
 
   /** SLOT_BUSY, before anything is done for the request. */
   refuseCrowd(): void {
-    const wait_ms = this.crowded_ms;
+    const wait_ms = this.crowded_ms();
     if (wait_ms === undefined) return;
     const detail = `A request to slot ${this.id} would wait for ${Math.round(wait_ms)} ms.`;
     throw new KeyslotError('SLOT_BUSY', detail, { retryAfter_s: Math.ceil(wait_ms / 1_000) });

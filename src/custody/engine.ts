@@ -150,6 +150,28 @@ export interface QueueState {
   readonly work_ms: number;
 }
 
+/** A session that counts what goes on at its device. */
+export interface Measures {
+  readonly figures: SessionFigures;
+}
+
+export interface SessionFigures {
+  /** Places in which work is done at the same time, and how many of them are taken. */
+  readonly places_max: number;
+  readonly busy: number;
+  /** Who waits for a place now. */
+  readonly waiting: number;
+  /** Places that are taken by calls that have not come back in time, and how often that has happened. */
+  readonly writtenOff: number;
+  readonly writtenOffTotal: number;
+  /** What the device has answered with, by the name of the code; how often it was lost, by the class of that. */
+  readonly errors: ReadonlyMap<string, number>;
+  readonly outages: ReadonlyMap<string, number>;
+  /** Attempts to get it back. */
+  readonly recovered: number;
+  readonly unrecovered: number;
+}
+
 /**
  * How a session is with its device, where it finds a lost one again by itself.
  *
@@ -167,5 +189,6 @@ export const imports = (session: Session): session is Session & Imports => 'impo
 export const exports = (session: Session): session is Session & Exports => 'export' in session;
 export const destroys = (session: Session): session is Session & Destroys => 'destroy' in session;
 export const adopts = (session: Session): session is Session & Adopts => 'adopt' in session;
+export const measures = (session: Session): session is Session & Measures => 'figures' in session;
 export const queues = (session: Session): session is Session & Queues => 'queue' in session;
 export const recovers = (session: Session): session is Session & Recovers => 'onHealth' in session;

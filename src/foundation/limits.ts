@@ -22,11 +22,6 @@ export const limits = {
   drain_ms: 4_000,
   /** How long one slot of a group may take over a signature before another one is asked for it. */
   groupAttempt_ms: 5_000,
-  /**
-   * How long a request may have to wait for its slot before it is let in; for a slot whose work takes long, half as
-   * long as that. Any longer, and more is asked than the slot can do: waiting makes nobody faster.
-   */
-  slotWait_ms: 100,
   /** Requests waiting for a session of one slot. */
   slotQueue_items_max: 4_096,
   /** Calls of one gateway that wait for the custodian. */

@@ -3,6 +3,7 @@ import { KeyslotError } from '../foundation/errors.ts';
 import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Secret } from '../foundation/secret.ts';
+import type { AccountTaker } from '../wire/account.ts';
 import {
   type Call,
   type Custodian,
@@ -12,7 +13,7 @@ import {
   type Request,
 } from '../wire/custodian.ts';
 import { encodeFrame, type Frame, FrameError, FrameReader, FrameWriter } from '../wire/frames.ts';
-import { parseFailureHead } from '../wire/heads.ts';
+import { accountIn, outputIn, parseFailureHead } from '../wire/heads.ts';
 
 /**
  * The socket binding, on the gateway's side. When the custodian is lost, calls that may be repeated wait for
@@ -44,22 +45,26 @@ export class CustodianLink implements Custodian, Disposable {
     if (this.#pending.size >= limits.pendingCalls_max) return Promise.reject(overloaded(this.#pending.size));
     const { promise, resolve, reject } = Promise.withResolvers<Reply<N>>();
     const id = this.#freeId();
-    const { signal, ...who } = call;
+    const { signal, account, ...who } = call;
+    const asked_ms = performance.now();
     // Encoded now: a PIN or a seed among the bytes may be wiped before the frame can leave.
     const frame = encodeFrame({
       id,
       kind: 'call',
-      head: { operation: name, input: request.input, ...who },
+      head: { operation: name, input: request.input, ...who, account: account && wanted(account) },
       bytes: request.bytes ?? [],
     });
     const answer = ({ head, bytes }: Frame) => {
-      const output = operations[name].output.safeParse(head);
+      if (account) told(account, head, asked_ms);
+      const output = operations[name].output.safeParse(account ? outputIn(head) : head);
       if (output.success) resolve({ output: output.data, bytes } as Reply<N>);
       else reject(otherShape(output.error));
     };
-    const deadline_ms = performance.now() + limits.request_ms;
+    const failed = ({ head }: Frame) => account && told(account, head, asked_ms);
+    const deadline_ms = asked_ms + limits.request_ms;
     const { repeatable } = operations[name];
-    this.#pending.set(id, { frame, answer, reject, deadline_ms, repeatable, sent: this.#line !== undefined });
+    const sent = this.#line !== undefined;
+    this.#pending.set(id, { frame, answer, failed, reject, deadline_ms, repeatable, sent });
     this.#line?.writer.sendEncoded(frame);
     if (signal?.aborted) this.#giveUp(id);
     signal?.addEventListener('abort', () => this.#giveUp(id), { once: true });
@@ -148,6 +153,7 @@ export class CustodianLink implements Custodian, Disposable {
         pending.sent = false; // not begun, so that the successor is sent it, whatever it is
         return;
       }
+      pending.failed(frame);
       pending.reject(error);
     } else throw new FrameError(`A custodian does not send ${frame.kind} frames.`);
     this.#pending.delete(frame.id); // last: a call whose answer made no sense still ends as a lost one
@@ -188,7 +194,16 @@ interface Pending {
   /** To a custodian that may have acted on it: from then on it is not known whether it happened. */
   sent: boolean;
   answer(frame: Frame): void;
+  /** What is told of a call that failed besides its failure. */
+  failed(frame: Frame): void;
   reject(error: unknown): void;
+}
+
+const wanted = ({ traced }: AccountTaker) => (traced ? 'traced' : 'whole');
+
+function told(taker: AccountTaker, head: unknown, asked_ms: number): void {
+  const account = accountIn(head);
+  if (account) taker.take(account, asked_ms);
 }
 
 const overloaded = (waiting: number) =>

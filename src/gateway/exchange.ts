@@ -9,6 +9,7 @@ import { parseBody } from '../wire/http.ts';
 import { callOf } from './authentication.ts';
 import { readJson } from './json-body.ts';
 import { answer, answerProblem } from './problem.ts';
+import { notesOf } from './request-notes.ts';
 import { givenRequestId, termsOf } from './request-terms.ts';
 
 /** One request on its way: its call for the custodian, its parameters, its body when it is asked for. */
@@ -89,6 +90,11 @@ export function failures(log: Log, answerFailure: typeof answerProblem): ErrorRe
   return (thrown, request, response, _next) => {
     const error = httpError(thrown);
     const requestId = requestIds.get(request) ?? givenRequestId(request) ?? newRequestId();
+    const notes = notesOf(request);
+    if (notes) {
+      notes.requestId = requestId;
+      notes.failed(error);
+    }
     if (error.code === 'INTERNAL') log.error({ requestId, err: error }, 'a request broke');
     if (response.headersSent) return void response.destroy();
     // What is left of a body that was refused is not read: the connection ends with the answer.
@@ -103,13 +109,15 @@ function asHandler(handler: Handler, door: Door): RequestHandler {
     const given = givenRequestId(request);
     const requestId = given ?? newRequestId();
     requestIds.set(request, requestId);
+    const account = notesOf(request);
+    if (account) account.requestId = requestId;
     const call = door.callOf(request, requestId);
     const {
       status = 200,
       body,
       contentType,
     } = await handler({
-      call: { ...call, ...termsOf(request, given) },
+      call: { ...call, ...termsOf(request, given), ...(account ? { account } : {}) },
       params: request.params as Record<string, string>,
       query: queryOf(request),
       body: async (schema, bytes_max = limits.body_bytes_max) =>

@@ -1,12 +1,15 @@
+import type { RequestListener } from 'node:http';
 import type { Server } from 'node:https';
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import type { Express } from 'express';
 import { KeyslotError } from '../foundation/errors.ts';
 import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Custodian } from '../wire/custodian.ts';
-import { type Beside, createOps, withHealth } from './ops.ts';
+import { Drain, withDrain } from './drain.ts';
+import { expiries, GatewayMetrics } from './metrics.ts';
+import { type Beside, createOps, type OpsView, withHealth } from './ops.ts';
+import { RequestLog, type RequestLogOptions } from './request-log.ts';
 import { createApi } from './routes.ts';
 import { withVaultTransit } from './vault-transit.ts';
 import { withWallets } from './wallets.ts';
@@ -19,8 +22,10 @@ export class Gateway implements AsyncDisposable {
   readonly url: string;
   readonly opsUrl: string;
   readonly #servers: readonly Server[];
+  readonly #gauges: GatewayMetrics;
 
-  private constructor(api: Server, ops: Server) {
+  private constructor(api: Server, ops: Server, gauges: GatewayMetrics) {
+    this.#gauges = gauges;
     this.url = urlOf(api);
     this.opsUrl = urlOf(ops);
     this.#servers = [api, ops];
@@ -28,13 +33,25 @@ export class Gateway implements AsyncDisposable {
 
   /** Listens on both ports. PORT_IN_USE names the one that is taken. */
   static async start(options: GatewayOptions): Promise<Gateway> {
-    const { tls, custodian, log } = options;
+    const { tls, custodian, log, drain = new Drain() } = options;
+    const gauges = new GatewayMetrics();
+    const listeners = new Map<string, Server>();
+    const seen: OpsView = {
+      beside: options.beside,
+      restarts: options.restarts,
+      drain,
+      gauges,
+      expiries: expiries(tls),
+      connections: () => connectionsOf(listeners),
+    };
     const app = createApi(custodian, log, api => {
       if (options.wallets) withWallets(api, { custodian, log, ...options.wallets });
       if (options.vaultTransit) withVaultTransit(api, { custodian, log, ...options.vaultTransit });
-      return withHealth(api, custodian, options.beside);
+      withDrain(api, custodian, drain, log);
+      return withHealth(api, custodian, seen);
     });
-    const api = await listen(app, options.listen, {
+    const watched = options.requests ? watchedBy(new RequestLog(options.requests)) : asItIs;
+    const api = await listen(watched(counted(app, gauges, drain)), options.listen, {
       ...tls,
       requestCert: true,
       // Where tokens are allowed too, a connection without a certificate must get as far as its 401.
@@ -42,7 +59,9 @@ export class Gateway implements AsyncDisposable {
     });
     try {
       const { ca: _clientsOnly, ...server } = tls;
-      return new Gateway(api, await listen(createOps(custodian, log, options.beside), options.ops, server));
+      const ops = await listen(watched(createOps(custodian, log, seen)), options.ops, server);
+      listeners.set('api', api).set('ops', ops);
+      return new Gateway(api, ops, gauges);
     } catch (error) {
       api.close();
       throw error;
@@ -52,6 +71,7 @@ export class Gateway implements AsyncDisposable {
   /** Accepts nothing new, answers what is in flight, then closes the connections. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#servers.map(close));
+    this.#gauges[Symbol.dispose]();
   }
 }
 
@@ -67,12 +87,43 @@ export interface GatewayOptions {
   readonly vaultTransit?: { readonly mount: string; readonly namespace?: string | undefined } | undefined;
   /** What /readyz shows besides. */
   readonly beside?: Beside;
+  readonly drain?: Drain | undefined;
+  readonly restarts?: OpsView['restarts'];
+  /** A line and a trace for every request, where they are wanted. */
+  readonly requests?: RequestLogOptions | undefined;
   readonly custodian: Custodian;
   readonly log: Log;
 }
 
+const asItIs = (app: RequestListener): RequestListener => app;
+
+const watchedBy =
+  (log: RequestLog) =>
+  (app: RequestListener): RequestListener =>
+  (request, response) => {
+    log.begin(request, response);
+    app(request, response);
+  };
+
+/** Every request is counted; one that is not let in any more is answered before any route sees it. */
+const counted =
+  (app: RequestListener, gauges: GatewayMetrics, drain: Drain): RequestListener =>
+  (request, response) => {
+    gauges.begin(request, response);
+    if (drain.admits(request, response)) app(request, response);
+  };
+
+async function connectionsOf(listeners: ReadonlyMap<string, Server>): Promise<Record<string, number>> {
+  const counts = [...listeners].map(async ([name, server]) => {
+    const { promise, resolve } = Promise.withResolvers<number>();
+    server.getConnections((error, count) => resolve(error ? 0 : count));
+    return [name, await promise] as const;
+  });
+  return Object.fromEntries(await Promise.all(counts));
+}
+
 async function listen(
-  app: Express,
+  app: RequestListener,
   at: { host: string; port: number },
   tls: Parameters<typeof createServer>[0],
 ): Promise<Server> {

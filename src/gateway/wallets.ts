@@ -8,6 +8,7 @@ import type { Custodian, Reply } from '../wire/custodian.ts';
 import type { WalletView } from '../wire/views.ts';
 import { type FlatIssues, readWalletBody, walletBodies } from '../wire/wallets.ts';
 import { type Answer, type Exchange, failures, mount, type Routes } from './exchange.ts';
+import { getOnly } from './ops.ts';
 import { answer, problemOf } from './problem.ts';
 import { SolanaRpc } from './wallets-rpc.ts';
 
@@ -17,7 +18,7 @@ import { SolanaRpc } from './wallets-rpc.ts';
  * differ: answers are `{data}`, failures `{error}` with `code` and `requestId` beside it.
  */
 export function withWallets(app: Express, options: WalletOptions): void {
-  app.get('/health', (_request, response) =>
+  getOnly(app, '/health', (_request, response) =>
     answer(response, 200, { status: 'ok', service: 'wallet-engine' }),
   );
   mount(app, routes(options));

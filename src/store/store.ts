@@ -48,6 +48,13 @@ export class Store implements Disposable {
     }
   }
 
+  /** How large it is, and where. */
+  get size(): { readonly file: string; readonly bytes: number } {
+    const pages = Number(this.all('PRAGMA page_count')[0]?.page_count);
+    const page_bytes = Number(this.all('PRAGMA page_size')[0]?.page_size);
+    return { file: this.#database.location() ?? '', bytes: pages * page_bytes };
+  }
+
   [Symbol.dispose](): void {
     if (this.#database.isOpen) this.#database.close();
   }

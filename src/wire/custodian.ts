@@ -1,7 +1,10 @@
 import { z } from 'zod';
+import type { AccountTaker } from './account.ts';
 import { auditOperations, receipt } from './audit.ts';
 import { groupOperations } from './groups.ts';
+import { healthTreeOperations } from './health-tree.ts';
 import { identityOperations } from './identities.ts';
+import { metricsOperations } from './metrics.ts';
 import { id, nothing, once, operation, repeatable } from './operation.ts';
 import { policyOperations } from './policies.ts';
 import {
@@ -40,6 +43,8 @@ export interface Call {
   /** The id of an approval, for an operation that takes one. */
   readonly approval?: string | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Who is told what came of the call, besides its answer. */
+  readonly account?: AccountTaker | undefined;
 }
 
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
@@ -203,6 +208,10 @@ export const operations = {
   ...identityOperations,
   ...auditOperations,
   health: operation(nothing, health, repeatable),
+  ...healthTreeOperations,
+  ...metricsOperations,
+  /** Nothing but its record: what takes leave of its callers is the gateway. */
+  drain: operation(z.strictObject({ drain: z.boolean() }), z.object({ draining: z.boolean() }), once),
 } as const;
 
 export type OperationName = keyof typeof operations;

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { isErrorCode, KeyslotError } from '../foundation/errors.ts';
+import { type CallAccount, callAccount } from './account.ts';
 import { credential, isOperation, type OperationName, operations, type Request } from './custodian.ts';
 import { FrameError } from './frames.ts';
 
@@ -14,6 +15,8 @@ export interface CallHead<N extends OperationName = OperationName> {
   readonly requestIdGiven?: boolean | undefined;
   readonly idempotencyKey?: string | undefined;
   readonly approval?: string | undefined;
+  /** Whether the answer carries the account of the call, and whether stage by stage. */
+  readonly account?: 'whole' | 'traced' | undefined;
 }
 
 const callHead = z.strictObject({
@@ -25,6 +28,7 @@ const callHead = z.strictObject({
   requestIdGiven: z.boolean().optional(),
   idempotencyKey: z.string().max(255).optional(),
   approval: z.string().max(100).optional(),
+  account: z.enum(['whole', 'traced']).optional(),
 });
 
 /** FrameError when it is no call at all; BODY_INVALID when only the input of its operation is wrong. */
@@ -38,6 +42,17 @@ export function parseCallHead(head: unknown): CallHead {
   throw new KeyslotError('BODY_INVALID', `The input of ${operation} does not have its shape.`, {
     cause: input.error,
   });
+}
+
+/** The output in the head of a reply to a call that asked for its account: they stand beside each other. */
+export const outputIn = (head: unknown): unknown =>
+  typeof head === 'object' && head !== null && 'output' in head ? head.output : undefined;
+
+/** The account that came with an answer. One that does not have its shape is none: no request fails for it. */
+export function accountIn(head: unknown): CallAccount | undefined {
+  if (typeof head !== 'object' || head === null || !('account' in head)) return undefined;
+  const parsed = callAccount.safeParse(head.account);
+  return parsed.success ? parsed.data : undefined;
 }
 
 const failureHead = z.object({

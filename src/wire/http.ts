@@ -69,6 +69,8 @@ export const bodies = {
   }),
   pruneAudit: z.strictObject({ below: z.int().min(1) }),
   nothing: z.strictObject({}),
+  /** Begins to drain, or ends it with `false`. */
+  drain: z.strictObject({ drain: z.boolean().optional() }),
 } as const;
 
 /** BODY_INVALID or FIELD_UNKNOWN, naming the field. */

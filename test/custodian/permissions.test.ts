@@ -86,6 +86,9 @@ function requestOf(name: OperationName, slot: string, key: string): Request<Oper
     'list-checkpoints': { input: { from: 0, limit: 1 } },
     'prune-audit': { input: { below: 1 } },
     health: { input: {} },
+    'show-health': { input: {} },
+    metrics: { input: {} },
+    drain: { input: { drain: true } },
   };
   return inputs[name];
 }

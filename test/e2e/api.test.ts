@@ -3,6 +3,7 @@ import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createAuthority } from '../../src/appliance/certificates.ts';
 import { decodeBase58, encodeBase58 } from '../../src/foundation/base58.ts';
+import { lineValue, parseExposition } from '../gateway/exposition.ts';
 import { plain, wireBytes } from '../solana/compiled.ts';
 import {
   type Appliance,
@@ -98,6 +99,34 @@ describe('health', () => {
     expect((await ops.get('/readyz')).status).toBe(200);
     expectProblem(await ops.get('/v1/keys'), 404, 'ROUTE_UNKNOWN');
     expectProblem(await ops.post(`${path}/sign-message`, { message: hello }), 404, 'ROUTE_UNKNOWN');
+    ops.close();
+  });
+
+  it('is told in numbers by both processes, those of the token among them', async () => {
+    const ops = new Client(appliance.opsUrl, nobody.tls);
+    const { status, text } = await ops.get('/metrics');
+    expect(status).toBe(200);
+    const families = parseExposition(text);
+    for (const process of ['gateway', 'custodian']) {
+      expect(lineValue(families, 'process_resident_memory_bytes', { process })).toBeGreaterThan(1e7);
+      expect(lineValue(families, 'keyslot_process_restarts_total', { process })).toBe(0);
+    }
+    const slot = 'main';
+    const idle = lineValue(families, 'keyslot_pkcs11_sessions', { slot, state: 'idle' });
+    expect(idle).toBe(lineValue(families, 'keyslot_pkcs11_sessions_max', { slot }));
+    expect(lineValue(families, 'keyslot_canary_proven', { slot })).toBe(1);
+    expect((await ops.get('/v1/health')).status).toBe(200);
+    ops.close();
+  });
+
+  it('says that it drains after SIGUSR2, until that is ended', async () => {
+    const ops = new Client(appliance.opsUrl, nobody.tls);
+    process.kill(appliance.pid, 'SIGUSR2');
+    let ready = await ops.get('/readyz');
+    while (ready.status === 200) ready = await ops.get('/readyz');
+    expect(ready.json.checks).toContainEqual({ id: 'drain', ok: false, state: 'draining' });
+    expect((await developer.post('/v1/drain', { drain: false })).status).toBe(200);
+    expect((await ops.get('/readyz')).status).toBe(200);
     ops.close();
   });
 });

@@ -11,7 +11,7 @@ import type { Identity } from '../../src/custodian/identities.ts';
 import { slotId } from '../../src/custody/ids.ts';
 import { createMemoryEngine } from '../../src/engines/memory/index.ts';
 import { silentLog } from '../../src/foundation/log.ts';
-import { Gateway } from '../../src/gateway/gateway.ts';
+import { Gateway, type GatewayOptions } from '../../src/gateway/gateway.ts';
 import { grantOperations } from '../../src/wire/identities.ts';
 import { pinText } from '../custodian/device.ts';
 import { Lab, type LabSettings } from '../custodian/lab.ts';
@@ -48,6 +48,7 @@ export class House implements AsyncDisposable {
   static async open(
     roles: Readonly<Record<string, readonly Role[]>>,
     settings: LabSettings = {},
+    gatewaySettings: Partial<GatewayOptions> = {},
   ): Promise<House> {
     const authority = await createAuthority('Keyslot house CA');
     const server = await authority.issueServer(['127.0.0.1']);
@@ -76,6 +77,7 @@ export class House implements AsyncDisposable {
       vaultTransit: { mount: 'transit' },
       custodian: lab.custodian,
       log: silentLog,
+      ...gatewaySettings,
     });
     return new House({ lab, engine, gateway }, authority.certificate, people);
   }

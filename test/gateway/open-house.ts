@@ -11,6 +11,7 @@ import { keyId, slotId } from '../../src/custody/ids.ts';
 import { createMemoryEngine } from '../../src/engines/memory/index.ts';
 import { silentLog } from '../../src/foundation/log.ts';
 import { Secret } from '../../src/foundation/secret.ts';
+import { Drain, withDrain } from '../../src/gateway/drain.ts';
 import { withHealth } from '../../src/gateway/ops.ts';
 import { createApi } from '../../src/gateway/routes.ts';
 import { withVaultTransit } from '../../src/gateway/vault-transit.ts';
@@ -136,6 +137,7 @@ export function everyRoute(
   return createApi(custodian, silentLog, api => {
     withWallets(api, { custodian, log: silentLog, rpcUrl });
     withVaultTransit(api, { custodian, log: silentLog, mount: 'transit', namespace });
+    withDrain(api, custodian, new Drain(), silentLog);
     return withHealth(api, custodian);
   });
 }

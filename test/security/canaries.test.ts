@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { isId } from '../../src/custody/ids.ts';
 import { encodeBase58 } from '../../src/foundation/base58.ts';
+import { Collector } from '../appliance/collector.ts';
 import { type Appliance, type Client, type Home, prepareHome, type Reply, serve } from '../e2e/appliance.ts';
 
 /**
@@ -12,6 +13,7 @@ import { type Appliance, type Client, type Home, prepareHome, type Reply, serve 
  */
 
 let home: Home;
+let collector: Collector;
 let appliance: Appliance;
 let developer: Client;
 /** Every answer but the ones whose purpose is to hold a secret. */
@@ -24,6 +26,7 @@ const issuer = generateKeyPairSync('ed25519');
 
 beforeAll(async () => {
   home = await prepareHome();
+  collector = await Collector.start();
   writeFileSync(
     join(home.path, 'jwks.json'),
     JSON.stringify({ keys: [{ ...issuer.publicKey.export({ format: 'jwk' }), kid: 'one' }] }),
@@ -61,6 +64,7 @@ beforeAll(async () => {
       },
     ];
     config.apiTokens = { enabled: true };
+    Object.assign(config, { tracing: { endpoint: collector.endpoint }, logging: { probes: 'all' } });
     for (const slot of config.slots) slot.access = 'session';
   });
   appliance = await serve(home);
@@ -72,6 +76,7 @@ beforeAll(async () => {
 afterAll(async () => {
   developer.close();
   await appliance.stop();
+  await collector[Symbol.asyncDispose]();
   home.remove();
 });
 
@@ -229,6 +234,8 @@ async function wrongPlaces(secret: string): Promise<void> {
     { 'X-Api-Key': secret, Cookie: `pin=${secret}` },
     { 'Content-Type': secret },
     { 'User-Agent': secret, Referer: `https://example/${secret}` },
+    { traceparent: secret, tracestate: `keyslot=${secret}`, baggage: `pin=${secret}` },
+    { traceparent: `00-${'1'.repeat(32)}-${'2'.repeat(16)}-01-${secret}`, 'X-Forwarded-For': secret },
   ];
   for (const each of headers) {
     kept(await developer.post('/v1/keys/wallet/sign-message', body, each));
@@ -254,6 +261,7 @@ it('none of them is found in anything that the appliance said, logged or stored'
   const said = [
     ...answers.map((text): [string, Buffer] => ['an answer', Buffer.from(text)]),
     ['the log', readFileSync(home.log)] as [string, Buffer],
+    ...collector.bodies.map((text): [string, Buffer] => ['a trace', Buffer.from(text)]),
     ...filesIn(home.path)
       .filter(path => !/\/(secrets|tls|softhsm)\//.test(path.slice(home.path.length)))
       .map((path): [string, Buffer] => [path.slice(home.path.length), readFileSync(path)]),
@@ -273,6 +281,12 @@ it('and would have been found: the search sees what is there', () => {
   const everything = answers.join('');
   expect(everything.length).toBeGreaterThan(output_bytes_min);
   expect(everything).toContain('"wallet"');
+  // Every request has its line, and most have their spans: some may have been dropped when there were too many.
+  const lines = readFileSync(home.log, 'utf8').split('\n');
+  const requests = lines.filter(line => line.includes('"msg":"request"'));
+  expect(requests.length).toBeGreaterThanOrEqual(answers.length);
+  expect(collector.spans.length).toBeGreaterThan(answers.length / 2);
+  expect(lines.join().length + collector.bodies.join().length).toBeGreaterThan(output_bytes_min);
   for (const secret of Object.values(secrets)) {
     expect(secret.length).toBeGreaterThan(16);
     const [plain = Buffer.alloc(0)] = shapesOf(secret);

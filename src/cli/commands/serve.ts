@@ -26,7 +26,9 @@ async function serve(options: Options): Promise<void> {
   const stop = Promise.withResolvers<void>();
   // From before the start: a signal during it must not leave half an appliance behind.
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => stop.resolve());
-  const supervisor = await Supervisor.start(config, log);
+  let supervisor: Supervisor | undefined;
+  process.on('SIGUSR2', () => supervisor?.drain());
+  supervisor = await Supervisor.start(config, log);
   announce(supervisor, options.json === true);
   await stop.promise;
   log.info({}, 'stopping: answering what is in flight, then ending the logins');

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Handle } from 'pkcs11js';
+import type { SessionFigures } from '../../custody/engine.ts';
 import type { SlotId } from '../../custody/ids.ts';
 import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../../foundation/errors.ts';
 import { limits } from '../../foundation/limits.ts';
@@ -150,6 +151,7 @@ export class TokenLogin implements Tenant {
     try {
       return work();
     } catch (thrown) {
+      if (thrown instanceof CkrError) this.recovery.met(thrown.name);
       this.#noticedOnAnchor(thrown);
       throw this.device.error(thrown, `Slot ${this.slot}`);
     }
@@ -157,7 +159,8 @@ export class TokenLogin implements Tenant {
 
   /** A failure that means a lost device although its code could mean less. */
   lost(failure: CkrError): void {
-    this.recovery.begin(toKeyslotError(this.device.error(failure, `Slot ${this.slot}`)));
+    const error = toKeyslotError(this.device.error(failure, `Slot ${this.slot}`));
+    this.recovery.begin(error, this.device.ckrClass(failure.ckr));
   }
 
   /** Whether a failure leaves open if the token did what it was asked: then it has to be looked up. */
@@ -193,6 +196,10 @@ export class TokenLogin implements Tenant {
     return this.#closing;
   }
 
+  get figures(): SessionFigures {
+    return { ...this.pool.figures, ...this.recovery.figures };
+  }
+
   get serving(): boolean {
     return this.recovery.health.state === 'serving';
   }
@@ -215,6 +222,7 @@ export class TokenLogin implements Tenant {
     this.pool.forget(false);
     this.recovery.begin(
       new KeyslotError('TOKEN_UNAVAILABLE', `The module of slot ${this.slot} is being initialised anew.`),
+      'renewed',
     );
     this.recovery.wake();
   }
@@ -227,6 +235,7 @@ export class TokenLogin implements Tenant {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     if (!(thrown instanceof CkrError) || thrown instanceof UnsealError) throw thrown;
+    this.recovery.met(thrown.name);
     this.#noticed(thrown);
     const kind = this.device.ckrClass(thrown.ckr);
     const left = failed.count(kind) && repeatable.has(kind) && !this.closing;
@@ -359,7 +368,7 @@ export class TokenLogin implements Tenant {
   #callHung(): void {
     this.#log.error({ slot: this.slot, hung: this.pool.writtenOff }, 'a call to the token has not come back');
     if (!this.pool.exhausted) return;
-    this.recovery.begin(givenUp(this.slot));
+    this.recovery.begin(givenUp(this.slot), 'hung');
     this.recovery.giveUpWaiting();
   }
 

@@ -1,5 +1,5 @@
 import type { Handle } from 'pkcs11js';
-import type { QueueState } from '../../custody/engine.ts';
+import type { QueueState, SessionFigures } from '../../custody/engine.ts';
 import { KeyslotError } from '../../foundation/errors.ts';
 import { limits } from '../../foundation/limits.ts';
 
@@ -34,6 +34,7 @@ export class SessionPool {
   #watch: NodeJS.Timeout | undefined;
   #full_until_ms = 0;
   #work_ms = 0;
+  #writtenOffTotal = 0;
 
   /**
    * `hung` is where the calls are entered that have not come back in time, for as long as they have not.
@@ -69,6 +70,16 @@ export class SessionPool {
     let count = 0;
     for (const call of this.#calls) if (call.holdsPlace && call.writtenOff) count += 1;
     return count;
+  }
+
+  get figures(): Pick<SessionFigures, 'places_max' | 'busy' | 'waiting' | 'writtenOff' | 'writtenOffTotal'> {
+    return {
+      places_max: this.#size,
+      busy: this.#calls.size,
+      waiting: this.#waiting.size,
+      writtenOff: this.writtenOff,
+      writtenOffTotal: this.#writtenOffTotal,
+    };
   }
 
   /** How busy it is; nothing is known of that while it is paused. */
@@ -235,6 +246,7 @@ export class SessionPool {
 
   #writeOff(call: Call): void {
     call.writtenOff = true;
+    this.#writtenOffTotal += 1;
     this.#hung.add(call);
     call.giveUp?.(hungError());
     this.#whenHung();

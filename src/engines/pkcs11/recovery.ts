@@ -1,8 +1,9 @@
 import { randomInt } from 'node:crypto';
-import type { Recovers, SessionHealth } from '../../custody/engine.ts';
+import type { Recovers, SessionFigures, SessionHealth } from '../../custody/engine.ts';
 import type { SlotId } from '../../custody/ids.ts';
 import { type ErrorCode, KeyslotError, toKeyslotError } from '../../foundation/errors.ts';
 import type { Log } from '../../foundation/log.ts';
+import type { CkrClass } from './ckr.ts';
 import { abortedError, type SessionPool, untilAborted } from './pool.ts';
 
 /** How patient a slot is with its token. */
@@ -50,6 +51,10 @@ export class Recovery implements Recovers {
   #running = false;
   #ended = false;
   #wake: (() => void) | undefined;
+  readonly #errors = new Map<string, number>();
+  readonly #outages = new Map<string, number>();
+  #recovered = 0;
+  #unrecovered = 0;
 
   constructor(options: {
     slot: SlotId;
@@ -73,15 +78,34 @@ export class Recovery implements Recovers {
     return this.#health;
   }
 
+  get figures(): Pick<SessionFigures, 'errors' | 'outages' | 'recovered' | 'unrecovered'> {
+    return {
+      errors: this.#errors,
+      outages: this.#outages,
+      recovered: this.#recovered,
+      unrecovered: this.#unrecovered,
+    };
+  }
+
+  /** The device has answered with such a code. */
+  met(ckr: string): void {
+    const known = this.#errors.has(ckr) || this.#errors.size < codes_max;
+    count(this.#errors, known ? ckr : 'other');
+  }
+
   onHealth(listener: (health: SessionHealth) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
-  /** The device was lost, for the reason that is given; an outage that is known already stays the one it is. */
-  begin(error: KeyslotError): void {
+  /**
+   * The device was lost, for the reason that is given and of the class by which that is counted; an outage that is
+   * known already stays the one it is.
+   */
+  begin(error: KeyslotError, kind: CkrClass | 'hung' | 'renewed'): void {
     if (this.#running || this.#ended || this.#health.state === 'refused') return;
     this.#running = true;
+    count(this.#outages, kind);
     this.#run(error).catch(thrown => {
       this.#log.error({ slot: this.#slot, err: thrown }, 'the recovery of a slot broke');
       this.#turnAway('lost', toKeyslotError(thrown));
@@ -150,6 +174,7 @@ export class Recovery implements Recovers {
     } catch (thrown) {
       const error = toKeyslotError(thrown);
       if (this.#ended) return true;
+      this.#unrecovered += 1;
       if (refusals.has(error.code)) {
         this.#turnAway('refused', error);
         return true;
@@ -158,6 +183,7 @@ export class Recovery implements Recovers {
       if (this.#health.state !== 'recovering') this.#lose(error);
       return false;
     }
+    this.#recovered += 1;
     this.#pool.admit();
     this.#enter(serving);
     return true;
@@ -220,5 +246,12 @@ export class Recovery implements Recovers {
 export const jittered = (bound_ms: number): number => bound_ms * (0.5 + randomInt(1000) / 2000);
 
 const serving: SessionHealth = { state: 'serving' };
+
+const count = (counts: Map<string, number>, name: string): void => {
+  counts.set(name, (counts.get(name) ?? 0) + 1);
+};
+
+/** The standard has fewer that a token would answer with; a vendor may have any number. */
+const codes_max = 64;
 
 const refusals: ReadonlySet<ErrorCode> = new Set(['PIN_REFUSED', 'PIN_LOCKED', 'PIN_LAST_TRY']);

@@ -7,10 +7,12 @@ import type {
   Imports,
   KeyAttributes,
   KeyInfo,
+  Measures,
   QueueState,
   Queues,
   Recovers,
   Session,
+  SessionFigures,
   SessionHealth,
   Signer,
 } from '../../custody/engine.ts';
@@ -47,7 +49,7 @@ import { Pkcs11Signer } from './signer.ts';
  * The keys inside a token that is logged in. CKA_LABEL holds the key id, and so does CKA_ID where the device
  * takes text there; they are found by CKA_ID then, by CKA_LABEL elsewhere. Exactly one private key may match.
  */
-export class Pkcs11Session implements Session, Generates, Destroys, Queues, Recovers {
+export class Pkcs11Session implements Session, Generates, Destroys, Measures, Queues, Recovers {
   readonly slot: SlotId;
   /** Not there, nor declared as a field, on a device that takes no private keys from outside. */
   declare readonly import?: Imports['import'];
@@ -63,6 +65,10 @@ export class Pkcs11Session implements Session, Generates, Destroys, Queues, Reco
     this.#device = login.device;
     login.proveWith(session => this.#prove(session));
     if (login.device.profile.keyPair.import) this.import = (key, seed) => this.#import(key, seed);
+  }
+
+  get figures(): SessionFigures {
+    return this.#login.figures;
   }
 
   get queue(): QueueState {

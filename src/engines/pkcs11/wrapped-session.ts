@@ -1,4 +1,11 @@
-import type { QueueState, Queues, Recovers, SessionHealth } from '../../custody/engine.ts';
+import type {
+  Measures,
+  QueueState,
+  Queues,
+  Recovers,
+  SessionFigures,
+  SessionHealth,
+} from '../../custody/engine.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { KeyFolder } from '../../sealing/key-folder.ts';
 import { keyslotSuffix } from '../../sealing/keyslot-form.ts';
@@ -13,7 +20,7 @@ import { WrappingKey } from './wrapping-key.ts';
  * A token that is logged in and seals the keys of its slot, for tokens that cannot sign with Ed25519. The seeds
  * are sealed files outside of the token; signatures are made in process memory.
  */
-export class WrappedSession extends SealedSession implements Queues, Recovers {
+export class WrappedSession extends SealedSession implements Measures, Queues, Recovers {
   readonly #login: TokenLogin;
 
   private constructor(setting: ConstructorParameters<typeof SealedSession>[0], login: TokenLogin) {
@@ -44,6 +51,10 @@ export class WrappedSession extends SealedSession implements Queues, Recovers {
       },
     };
     return new WrappedSession(setting, login);
+  }
+
+  get figures(): SessionFigures {
+    return this.#login.figures;
   }
 
   get queue(): QueueState {

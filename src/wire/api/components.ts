@@ -69,9 +69,11 @@ export const components = {
   IssuedToken: replies.issuedToken,
   Alive: replies.alive,
   Health: health,
+  Drained: operations.drain.output,
   OpenApi: replies.openApi,
 
   // What is sent.
+  DrainOrder: bodies.drain,
   OpenSlot: bodies.openSlot,
   OpenSession: bodies.openSession,
   GenerateKey: bodies.generateKey,

@@ -1,5 +1,7 @@
+import { operations } from '../custodian.ts';
+import { bodies } from '../http.ts';
 import { health } from '../views.ts';
-import type { HttpOperation } from './http-operation.ts';
+import { type HttpOperation, native } from './http-operation.ts';
 import { alive, openApi } from './replies.ts';
 
 const open = {
@@ -44,4 +46,18 @@ export const serviceOperations: readonly HttpOperation[] = [
     reply: openApi,
     example: {},
   },
+  native({
+    id: 'drain',
+    method: 'post',
+    path: '/v1/drain',
+    tag: 'service',
+    summary: 'Takes leave of callers, before a stop, or ends that',
+    description:
+      'Without a body it begins. /readyz answers 503 at once; after a while of grace every other request is refused with SHUTTING_DOWN.',
+    effect: 'event',
+    body: bodies.drain,
+    bodyOptional: true,
+    reply: operations.drain.output,
+    example: { body: { drain: false }, reply: { draining: false } },
+  }),
 ];
