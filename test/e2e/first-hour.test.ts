@@ -76,7 +76,7 @@ it('completes the id of the key', async () => {
 it('shows itself in colour on a terminal, and without where NO_COLOR asks for none', async () => {
   const onTerminal = (more: Record<string, string>) =>
     run('script', ['-qec', printed('status'), '/dev/null'], {
-      environment: { NO_COLOR: undefined, FORCE_COLOR: undefined, TERM: 'xterm', ...more },
+      environment: { NO_COLOR: undefined, FORCE_COLOR: undefined, CI: undefined, TERM: 'xterm', ...more },
     });
   const [coloured, plain] = await Promise.all([onTerminal({}), onTerminal({ NO_COLOR: '1' })]);
   const shown = coloured.stdout.replaceAll('\x1b', '^');
