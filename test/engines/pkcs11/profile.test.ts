@@ -251,7 +251,7 @@ describe('a device whose key ids are numbers', () => {
     }
     const ids = publicObjects().map(object => object.id);
     expect(ids.map(id => id?.length)).toEqual([2, 2]);
-    expect(new Set(ids.map(String)).size).toBe(2);
+    expect(new Set(ids.map(id => id?.toString('hex'))).size).toBe(2);
     expect(
       publicObjects()
         .map(object => object.label)
