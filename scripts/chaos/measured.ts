@@ -19,7 +19,8 @@ const { measured, seconds, short, aims } = JSON.parse(
   readFileSync(process.argv[2] ?? 'var/chaos/long.json', 'utf8'),
 ) as Result;
 const signs = { is: '', least: 'at least ', most: 'at most ' };
-const rounded = (value: number) => Number(value.toPrecision(4)).toLocaleString('en');
+const rounded = (value: number) =>
+  Number(value.toPrecision(4)).toLocaleString('en', { maximumFractionDigits: 4 });
 console.log('| figure | value | aim | |\n| --- | --- | --- | --- |');
 for (const { figure, sense, value, reached, met } of aims) {
   const aim = `${signs[sense]}${rounded(value)}`;

@@ -17,7 +17,7 @@ export const overload: Scenario = {
   async run({ short, stack, progress, note }: Chaos): Promise<readonly Figure[]> {
     const { base_s, over_s, warmUp_s } = short
       ? { base_s: 4, over_s: 6, warmUp_s: 1.5 }
-      : { base_s: 20, over_s: 60, warmUp_s: 15 };
+      : { base_s: 20, over_s: 60, warmUp_s: 240 };
     const house = await House.start(stack, { sessions, threads: sessions });
     const { url, publicKey, pid } = house.appliance;
     const load = stack.use(new Helper<OpenLoadQuestion, OpenLoadAnswer>('../chaos/overload-load.ts'));
@@ -35,7 +35,7 @@ export const overload: Scenario = {
       });
     house.faulty.inject({ on: 'C_Sign', effect: 'latency', ms: latency_ms, token: tokenLabel });
     progress(`${base_perSecond} requests a second`);
-    const base = await ask(1, warmUp_s, base_s);
+    const base = await ask(1, Math.min(warmUp_s, 15), base_s);
     progress(`${base_perSecond * 10} requests a second`);
     const processes = childrenOf(pid);
     const overloading = ask(10, warmUp_s, over_s);
