@@ -4,8 +4,7 @@ import type { Clock } from '../foundation/clock.ts';
 /**
  * Whether more is asked of a slot than it can do, so that waiting makes nobody faster. Many at once are no such
  * crowd: they are let in as long as all of them together take a second. One that lasts is: from then on nobody is let
- * in who would wait for more than a tenth of a second, or half of what the slot's work takes, until it has been quiet
- * for a while.
+ * in who would wait for more than 75 ms, or half of what the slot's work takes, until it has been quiet for a while.
  */
 export class Crowd {
   readonly #clock: Clock;
@@ -32,7 +31,7 @@ export class Crowd {
   }
 }
 
-const bearable_ms = 100;
+const bearable_ms = 75;
 const burst_ms = 1_000;
 const lasting_ms = 500;
 const quiet_ms = 5_000;

@@ -7,9 +7,9 @@ import { HeldClock, Lab, refusal, text } from './lab.ts';
 describe('a crowd', () => {
   const slot = { places: 4, work_ms: 20 };
 
-  it('is none while a wait of a tenth of a second is enough, or of half of what the work takes', () => {
+  it('is none while a wait of 75 ms is enough, or of half of what the work takes', () => {
     const crowd = new Crowd(new HeldClock());
-    expect(crowd.tooLong(24, slot)).toBeUndefined();
+    expect(crowd.tooLong(19, slot)).toBeUndefined();
     expect(crowd.tooLong(12, { places: 8, work_ms: 1_000 })).toBeUndefined();
   });
 
@@ -25,13 +25,13 @@ describe('a crowd', () => {
     expect(crowd.tooLong(30, slot)).toBeUndefined();
     clock.advance(500);
     expect(crowd.tooLong(30, slot)).toBe(130);
-    expect(crowd.tooLong(24, slot)).toBeUndefined();
-    expect(crowd.tooLong(25, slot)).toBe(105); // strict, although it has just been bearable
+    expect(crowd.tooLong(19, slot)).toBeUndefined();
+    expect(crowd.tooLong(20, slot)).toBe(80); // strict, although it has just been bearable
     clock.advance(4_999);
-    expect(crowd.tooLong(25, slot)).toBe(105);
+    expect(crowd.tooLong(20, slot)).toBe(80);
     clock.advance(5_000);
-    expect(crowd.tooLong(24, slot)).toBeUndefined();
-    expect(crowd.tooLong(25, slot)).toBeUndefined(); // a new one, of a moment
+    expect(crowd.tooLong(19, slot)).toBeUndefined();
+    expect(crowd.tooLong(20, slot)).toBeUndefined(); // a new one, of a moment
   });
 
   it('never has anybody wait for longer than a second, and turns nobody away who would not wait', () => {
@@ -50,7 +50,7 @@ describe('a crowd', () => {
           const wait_ms = (Math.max(0, requests - places) * work_ms) / places;
           const said = crowd.tooLong(requests, { places, work_ms });
           if (wait_ms > 1_000) expect(said).toBe(wait_ms);
-          if (wait_ms <= 100) expect(said).toBeUndefined();
+          if (wait_ms <= 75) expect(said).toBeUndefined();
         }
       }),
     );
