@@ -48,12 +48,10 @@ function nodesOf(command: Command, path: readonly string[]): readonly Node[] {
 
 function optionOf(option: Option): Node['options'][number] {
   const { short, long, required, optional, argChoices, flags, description } = option;
-  const placeholder = /[<[]([^>\]]+)[>\]]/.exec(flags)?.[1] ?? '';
+  const valueName = /[<[]([^>\]]+)[>\]]/.exec(flags)?.[1] ?? '';
   const names = [short, long].filter(each => each !== undefined);
   // A public key has an option of the same name, and no list.
-  const value = argChoices
-    ? { words: argChoices }
-    : kindOf(placeholder === 'id' ? option.name() : placeholder);
+  const value = argChoices ? { words: argChoices } : kindOf(valueName === 'id' ? option.name() : valueName);
   return { flags: names, value: required || optional ? value : undefined, description };
 }
 

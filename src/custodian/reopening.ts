@@ -1,5 +1,5 @@
-import { randomInt } from 'node:crypto';
 import { type ErrorCode, toKeyslotError } from '../foundation/errors.ts';
+import { jittered } from '../foundation/jitter.ts';
 import type { Log } from '../foundation/log.ts';
 import type { SlotKeeper } from './slot-keeper.ts';
 
@@ -36,8 +36,7 @@ export class Reopening implements Disposable {
   }
 
   #tryIn(keeper: SlotKeeper, bound_ms: number): void {
-    const pause_ms = bound_ms * (0.5 + randomInt(1000) / 2000); // many that failed together come back apart
-    this.#timers.set(keeper, setTimeout(() => void this.#try(keeper, bound_ms), pause_ms).unref());
+    this.#timers.set(keeper, setTimeout(() => void this.#try(keeper, bound_ms), jittered(bound_ms)).unref());
   }
 
   async #try(keeper: SlotKeeper, bound_ms: number): Promise<void> {

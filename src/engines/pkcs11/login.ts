@@ -3,6 +3,7 @@ import type { Handle } from 'pkcs11js';
 import type { SessionFigures } from '../../custody/engine.ts';
 import type { SlotId } from '../../custody/ids.ts';
 import { type ErrorCode, isKeyslotError, KeyslotError, toKeyslotError } from '../../foundation/errors.ts';
+import { jittered } from '../../foundation/jitter.ts';
 import { limits } from '../../foundation/limits.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { Secret } from '../../foundation/secret.ts';
@@ -17,7 +18,7 @@ import { CkrError, type Cryptoki, type Template, UnsealError } from './cryptoki.
 import type { Device } from './device.ts';
 import type { Pkcs11Module, Tenant, TokenView } from './module.ts';
 import { abortedError, closedError, SessionPool, untilAborted } from './pool.ts';
-import { jittered, type Patience, Recovery } from './recovery.ts';
+import { type Patience, Recovery } from './recovery.ts';
 import type { TokenAccess } from './token-access.ts';
 
 /**

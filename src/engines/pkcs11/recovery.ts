@@ -1,7 +1,7 @@
-import { randomInt } from 'node:crypto';
 import type { Recovers, SessionFigures, SessionHealth } from '../../custody/engine.ts';
 import type { SlotId } from '../../custody/ids.ts';
 import { type ErrorCode, KeyslotError, toKeyslotError } from '../../foundation/errors.ts';
+import { jittered } from '../../foundation/jitter.ts';
 import type { Log } from '../../foundation/log.ts';
 import type { CkrClass } from './ckr.ts';
 import { abortedError, type SessionPool, untilAborted } from './pool.ts';
@@ -241,9 +241,6 @@ export class Recovery implements Recovers {
     clearTimeout(timer);
   }
 }
-
-/** Between half of the time and all of it, so that many who failed together do not come back together. */
-export const jittered = (bound_ms: number): number => bound_ms * (0.5 + randomInt(1000) / 2000);
 
 const serving: SessionHealth = { state: 'serving' };
 
