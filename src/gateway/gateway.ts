@@ -1,12 +1,8 @@
 import type { RequestListener } from 'node:http';
-import type { Server } from 'node:https';
-import { createServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
-import { KeyslotError } from '../foundation/errors.ts';
-import { limits } from '../foundation/limits.ts';
 import type { Log } from '../foundation/log.ts';
 import type { Custodian } from '../wire/custodian.ts';
 import { Drain, withDrain } from './drain.ts';
+import { Listener } from './listener.ts';
 import { expiries, GatewayMetrics } from './metrics.ts';
 import { type Beside, createOps, type OpsView, withHealth } from './ops.ts';
 import { RequestLog, type RequestLogOptions } from './request-log.ts';
@@ -21,21 +17,21 @@ import { withWallets } from './wallets.ts';
 export class Gateway implements AsyncDisposable {
   readonly url: string;
   readonly opsUrl: string;
-  readonly #servers: readonly Server[];
+  readonly #listeners: readonly Listener[];
   readonly #gauges: GatewayMetrics;
 
-  private constructor(api: Server, ops: Server, gauges: GatewayMetrics) {
+  private constructor(api: Listener, ops: Listener, gauges: GatewayMetrics) {
     this.#gauges = gauges;
-    this.url = urlOf(api);
-    this.opsUrl = urlOf(ops);
-    this.#servers = [api, ops];
+    this.url = api.url;
+    this.opsUrl = ops.url;
+    this.#listeners = [api, ops];
   }
 
   /** Listens on both ports. PORT_IN_USE names the one that is taken. */
   static async start(options: GatewayOptions): Promise<Gateway> {
     const { tls, custodian, log, drain = new Drain() } = options;
     const gauges = new GatewayMetrics();
-    const listeners = new Map<string, Server>();
+    const listeners = new Map<string, Listener>();
     const seen: OpsView = {
       beside: options.beside,
       restarts: options.restarts,
@@ -51,7 +47,7 @@ export class Gateway implements AsyncDisposable {
       return withHealth(api, custodian, seen);
     });
     const watched = options.requests ? watchedBy(new RequestLog(options.requests)) : asItIs;
-    const api = await listen(watched(counted(app, gauges, drain)), options.listen, {
+    const api = await Listener.open(watched(counted(app, gauges, drain)), options.listen, {
       ...tls,
       requestCert: true,
       // Where tokens are allowed too, a connection without a certificate must get as far as its 401.
@@ -59,18 +55,18 @@ export class Gateway implements AsyncDisposable {
     });
     try {
       const { ca: _clientsOnly, ...server } = tls;
-      const ops = await listen(watched(createOps(custodian, log, seen)), options.ops, server);
+      const ops = await Listener.open(watched(createOps(custodian, log, seen)), options.ops, server);
       listeners.set('api', api).set('ops', ops);
       return new Gateway(api, ops, gauges);
     } catch (error) {
-      api.close();
+      await api[Symbol.asyncDispose]();
       throw error;
     }
   }
 
   /** Accepts nothing new, answers what is in flight, then closes the connections. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(this.#servers.map(close));
+    await Promise.all(this.#listeners.map(listener => listener[Symbol.asyncDispose]()));
     this.#gauges[Symbol.dispose]();
   }
 }
@@ -113,68 +109,7 @@ const counted =
     if (drain.admits(request, response)) app(request, response);
   };
 
-async function connectionsOf(listeners: ReadonlyMap<string, Server>): Promise<Record<string, number>> {
-  const counts = [...listeners].map(async ([name, server]) => {
-    const { promise, resolve } = Promise.withResolvers<number>();
-    server.getConnections((error, count) => resolve(error ? 0 : count));
-    return [name, await promise] as const;
-  });
+async function connectionsOf(listeners: ReadonlyMap<string, Listener>): Promise<Record<string, number>> {
+  const counts = [...listeners].map(async ([name, each]) => [name, await each.connections()] as const);
   return Object.fromEntries(await Promise.all(counts));
-}
-
-async function listen(
-  app: RequestListener,
-  at: { host: string; port: number },
-  tls: Parameters<typeof createServer>[0],
-): Promise<Server> {
-  const server = createServer({ ...tls, ...bounds }, (request, response) => {
-    if (!server.listening) response.setHeader('Connection', 'close'); // draining
-    app(request, response);
-  });
-  server.maxConnections = connections_max;
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  server.once('error', reject);
-  server.listen(at.port, at.host, resolve);
-  try {
-    await promise;
-  } catch (cause) {
-    throw new KeyslotError('PORT_IN_USE', `Cannot listen on ${at.host}:${at.port}.`, { cause });
-  }
-  server.off('error', reject);
-  return server;
-}
-
-/** What a slow or hostile client may cost. */
-const bounds = {
-  minVersion: 'TLSv1.2',
-  handshakeTimeout: 10_000,
-  headersTimeout: 10_000,
-  requestTimeout: limits.request_ms,
-  keepAliveTimeout: 75_000,
-  maxHeaderSize: 16 * 1024,
-  connectionsCheckingInterval: 2_000,
-  noDelay: true,
-} as const;
-
-const connections_max = 4_096;
-
-function close(server: Server): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  // A connection whose request had begun before says nothing of closing: it is closed once it is idle.
-  const sweep = setInterval(() => server.closeIdleConnections(), idleSweep_ms);
-  server.close(() => resolve());
-  // Whoever has not finished by then is cut off: a stop must not wait for a slow client.
-  setTimeout(() => server.closeAllConnections(), limits.drain_ms).unref();
-  return promise.finally(() => clearInterval(sweep));
-}
-
-const idleSweep_ms = 100;
-
-/** Whoever listens on all addresses is spoken to on this machine's own, for which it has a certificate. */
-const reachable: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
-
-function urlOf(server: Server): string {
-  const { address, port, family } = server.address() as AddressInfo;
-  const host = reachable[address] ?? address;
-  return `https://${family === 'IPv6' ? `[${host}]` : host}:${port}`;
 }
