@@ -18,7 +18,8 @@ beforeAll(async () => {
   appliance = await serve(home, {
     args: ['--home', home.path, '--port', port, '--ops-port', opsPort, '--json'],
   });
-  client = clientOf(home, appliance);
+  // Patient enough for a machine that is busy with other things while a process is started anew.
+  client = clientOf(home, appliance, 'developer', { retries: 20 });
   await client.keys.generate('k', 'main');
 });
 
@@ -61,7 +62,7 @@ it('what changes something is sent again under its idempotency key, and happens 
     sent += 1;
     return client.fetch(...request);
   };
-  const { keys } = clientOf(home, appliance, 'developer', { fetch: counted });
+  const { keys } = clientOf(home, appliance, 'developer', { retries: 20, fetch: counted });
   const pid = await appliance.child('gateway');
   const making = Promise.all(ids.map(id => keys.generate(id, 'main')));
   process.kill(pid, 'SIGKILL');
