@@ -18,7 +18,8 @@ export class Secret implements Disposable {
 
   /** Takes a copy. With `wipe`, the given bytes are zero-filled, so that this is the only copy left. */
   static fromBytes(bytes: Uint8Array, options: { wipe?: boolean } = {}): Secret {
-    const copy = Buffer.alloc(bytes.length); // alloc, not from: a copy of its own, outside the shared pool
+    // A buffer of its own outside the heap of V8, which moves and copies what is small enough to lie in it.
+    const copy = Buffer.from(new ArrayBuffer(bytes.length));
     copy.set(bytes);
     if (options.wipe) bytes.fill(0);
     return new Secret(copy);
