@@ -18,6 +18,17 @@ export const limits = {
   wallets_items_max: 4_000,
   /** From the last byte of a request to its answer. */
   request_ms: 30_000,
+  /** Connections of one listener; what a client may take its time for on one of them. */
+  connections_max: 4_096,
+  handshake_ms: 10_000,
+  head_ms: 10_000,
+  head_bytes_max: 16 * 1024,
+  /** Until an answer has been read. */
+  taking_ms: 30_000,
+  /** Between two requests. */
+  idle_ms: 75_000,
+  /** Requests of one connection that have no answer yet. */
+  pipelined_max: 16,
   /** How long a stop waits for what is in flight: less than the supervisor waits before it kills. */
   drain_ms: 4_000,
   /** How long one slot of a group may take over a signature before another one is asked for it. */

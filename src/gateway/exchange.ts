@@ -7,7 +7,7 @@ import type { Log } from '../foundation/log.ts';
 import type { Call, OperationName, Reply } from '../wire/custodian.ts';
 import { parseBody } from '../wire/http.ts';
 import { callOf } from './authentication.ts';
-import { readJson } from './json-body.ts';
+import { hasBody, readJson } from './json-body.ts';
 import { answer, answerProblem } from './problem.ts';
 import { notesOf } from './request-notes.ts';
 import { givenRequestId, termsOf } from './request-terms.ts';
@@ -97,7 +97,8 @@ export function failures(log: Log, answerFailure: typeof answerProblem): ErrorRe
     }
     if (error.code === 'INTERNAL') log.error({ requestId, err: error }, 'a request broke');
     if (response.headersSent) return void response.destroy();
-    // What is left of a body that was refused is not read: the connection ends with the answer.
+    // What is left of a body that was refused is not read: the connection ends with the answer. A request without
+    // a body is not complete yet either while a route answers it at once.
     if (!request.complete && hasBody(request)) response.setHeader('Connection', 'close');
     response.setHeader('Request-Id', requestId);
     answerFailure(response, error, requestId);
@@ -134,10 +135,6 @@ function asHandler(handler: Handler, door: Door): RequestHandler {
     answer(response as ServerResponse, status, body, contentType);
   };
 }
-
-// A request without a body is not complete yet either while a route answers it at once.
-const hasBody = ({ headers }: IncomingMessage): boolean =>
-  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
 const queryOf = ({ url = '' }: IncomingMessage) =>
   new URLSearchParams(url.includes('?') ? url.slice(url.indexOf('?')) : '');
