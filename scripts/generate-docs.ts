@@ -8,7 +8,8 @@ import { errorTable } from '../src/foundation/errors.ts';
 import { openApiDocument } from '../src/wire/api/document.ts';
 import { grantOperations, roles } from '../src/wire/identities.ts';
 import { metrics } from '../src/wire/metrics.ts';
-import { threats } from '../test/security/threats.ts';
+import { asvs } from '../test/security/asvs.ts';
+import { type Proof, threats } from '../test/security/threats.ts';
 
 /** Documents that are generated from the code: `npm run docs` writes them, a test holds them equal. */
 export const generatedDocs: Readonly<Record<string, () => string>> = {
@@ -120,7 +121,7 @@ function profilesPage(): string {
 }
 
 function securityPage(): string {
-  return remade('docs/security.md', { threats: threatRows() });
+  return remade('docs/security.md', { threats: threatRows(), asvs: asvsRows() });
 }
 
 /** The page as it is, with its marked parts made anew. */
@@ -139,15 +140,20 @@ const threatRows = () => [
   row(['#', 'who', 'tries', 'the defence', 'proven by']),
   row(Array(5).fill('---')),
   ...threats.map(({ row: number, attacker, tries, defence, proof }) =>
-    row([
-      String(number),
-      attacker,
-      tries,
-      defence,
-      proof.map(({ file, test }) => `\`${file}\`: ${test.replaceAll('|', '\\|')}`).join('<br>'),
-    ]),
+    row([String(number), attacker, tries, defence, proofText(proof)]),
   ),
 ];
+
+const asvsRows = () => [
+  row(['item', 'asks for', 'state', 'how', 'proven by']),
+  row(Array(5).fill('---')),
+  ...asvs.map(({ item, asks, state, how, proof }) =>
+    row([item, asks, state === 'met' ? state : `**${state}**`, how, proofText(proof)]),
+  ),
+];
+
+const proofText = (proof: readonly Proof[]): string =>
+  proof.map(({ file, test }) => `\`${file}\`: ${test.replaceAll('|', '\\|')}`).join('<br>');
 
 const metricRows = () => [
   row(['metric', 'type', 'labels', 'what it says']),

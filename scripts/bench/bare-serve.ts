@@ -9,6 +9,6 @@ const anyPort = { ...config, listen: { ...config.listen, port: 0 }, ops: { ...co
 const stop = Promise.withResolvers<void>();
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => stop.resolve());
 const entry = join(import.meta.dirname, 'bare-custodian-process.ts');
-await using supervisor = await Supervisor.start(anyPort, createLog('supervisor'), entry);
+await using supervisor = await Supervisor.start(anyPort, createLog('supervisor'), { entry });
 console.log(JSON.stringify({ url: supervisor.url, opsUrl: supervisor.opsUrl, pid: process.pid }));
 await stop.promise;

@@ -2,13 +2,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import {
-  type ErrorCode,
-  isErrorCode,
-  isKeyslotError,
-  KeyslotError,
-  toKeyslotError,
-} from '../foundation/errors.ts';
+import { isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/errors.ts';
+import { Dialogue, isLine, knownCode, type Line } from './dialogue.ts';
 
 /**
  * A process of the appliance, as its supervisor sees it. What it needs to start, secrets included, goes over
@@ -22,6 +17,7 @@ export class Child {
   readonly exited: Promise<string>;
   readonly #process: ChildProcess;
   readonly #ready: PromiseWithResolvers<unknown>;
+  readonly #dialogue = new Dialogue(line => this.#order(line));
   #heard = 0;
 
   constructor(options: {
@@ -31,8 +27,10 @@ export class Child {
     boot: unknown;
     /** Hears what the process says on its way; see `tell`. */
     told?(text: string): void;
+    /** Answers what the process asks; without it, nothing is answered. */
+    asked?(question: unknown): Promise<unknown>;
   }) {
-    const { entry, flags, environment, boot } = options;
+    const { entry, flags, environment, boot, asked = nobodyAnswers } = options;
     const child = spawn(process.execPath, [...flags, entry], {
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       serialization: 'advanced',
@@ -47,13 +45,15 @@ export class Child {
     child.on('message', message => {
       const said = message as Message;
       this.#heard += 1;
-      if (said.type === 'told') options.told?.(said.text);
+      if (isLine(said)) this.#dialogue.hear(said, asked);
+      else if (said.type === 'told') options.told?.(said.text);
       else if (said.type !== 'alive') settle(said, ready);
     });
     child.on('error', ready.reject);
     child.on('exit', (code, signal) => {
       const how = signal ? `signal ${signal}` : `exit status ${code}`;
       exit.resolve(how);
+      this.#dialogue.end(new KeyslotError('CUSTODIAN_UNAVAILABLE', `The process ended (${how}).`));
       ready.reject(new KeyslotError('INTERNAL', `A process of the appliance ended at its start (${how}).`));
     });
     ready.promise.catch(() => undefined); // whoever waits for it is told; nobody may be waiting any more
@@ -73,6 +73,11 @@ export class Child {
   /** Tells it something, see `Parent`; a process that has gone hears nothing. */
   send(news: unknown): void {
     this.#order({ type: 'news', news });
+  }
+
+  /** What it answers. As `Dialogue.ask`. */
+  ask(question: unknown, bound_ms: number): Promise<unknown> {
+    return this.#dialogue.ask(question, bound_ms);
   }
 
   /** Ends it at once, for the reason that whoever waits for it to be ready is given. */
@@ -98,6 +103,10 @@ export class Child {
 export interface Parent {
   /** Has it hear what is sent to it after the boot. */
   hear(listener: (news: unknown) => void): void;
+  /** Has it answer what is asked of it after the boot. */
+  answer(listener: (question: unknown) => Promise<unknown>): void;
+  /** What the supervisor answers. As `Dialogue.ask`. */
+  ask(question: unknown, bound_ms: number): Promise<unknown>;
   /**
    * Stops in order and then kills this process, so that the supervisor starts the next one; for a process that
    * nothing else can help. It is a kill because an exit waits for threads, and those that hang never end.
@@ -115,6 +124,9 @@ export function runAsChild<B, R>(start: (boot: B, parent: Parent) => Promise<Sta
   let starting: Promise<Started<R>> | undefined;
   let stopping: Promise<void> | undefined;
   let hear: (news: unknown) => void = () => undefined;
+  let answer = nobodyAnswers;
+  // A channel that has just closed is no news to whoever reads it no more.
+  const dialogue = new Dialogue(line => process.connected && process.send?.(line, () => undefined));
   // Also a start that is under way is finished first: what it opened is then closed in order.
   const stopped = () => {
     stopping ??= stop(starting);
@@ -128,10 +140,15 @@ export function runAsChild<B, R>(start: (boot: B, parent: Parent) => Promise<Sta
     hear: listener => {
       hear = listener;
     },
+    answer: listener => {
+      answer = listener;
+    },
+    ask: (question, bound_ms) => dialogue.ask(question, bound_ms),
     startAnew: () => void killed(startAnew_ms),
   };
   process.once('disconnect', () => killed(orphaned_ms)); // nobody is left to kill it, should its exit hang
   process.on('message', async (order: Order<B>) => {
+    if (isLine(order)) return dialogue.hear(order, question => answer(question));
     if (order.type === 'news') return hear(order.news);
     if (order.type === 'stop') return void stopped().then(() => process.exit(0));
     try {
@@ -189,9 +206,10 @@ type Outcome =
   | { readonly type: 'ready'; readonly ready: unknown }
   | { readonly type: 'failed'; readonly code: string; readonly detail: string };
 
-type Message = Outcome | { readonly type: 'told'; readonly text: string } | { readonly type: 'alive' };
+type Message = Outcome | { readonly type: 'told'; readonly text: string } | { readonly type: 'alive' } | Line;
 
 type Order<B> =
+  | Line
   | { readonly type: 'boot'; readonly boot: B }
   | { readonly type: 'news'; readonly news: unknown }
   | { readonly type: 'stop' };
@@ -201,4 +219,5 @@ function settle(message: Outcome, ready: PromiseWithResolvers<unknown>): void {
   else ready.reject(new KeyslotError(knownCode(message.code), message.detail));
 }
 
-const knownCode = (code: string): ErrorCode => (isErrorCode(code) ? code : 'INTERNAL');
+const nobodyAnswers = (_question: unknown): Promise<unknown> =>
+  Promise.reject(new TypeError('A process of the appliance was asked what it does not answer.'));

@@ -3,4 +3,4 @@ import { type CustodianBoot, startCustodian } from './custodian-start.ts';
 
 /** The process that holds the keys. */
 
-runAsChild((boot: CustodianBoot, { startAnew }) => startCustodian(boot, { startAnew }));
+runAsChild((boot: CustodianBoot, parent) => startCustodian(boot, { parent }));

@@ -1,31 +1,23 @@
 import { type CustodianOptions, LocalCustodian } from '../custodian/custodian.ts';
 import type { Identity } from '../custodian/identities.ts';
+import type { Configuration } from '../custodian/reload.ts';
 import { CustodianServer } from '../custodian/server.ts';
 import type { Desk } from '../custodian/signing-desk.ts';
 import type { SlotSetting } from '../custodian/slot-keeper.ts';
 import { isSettingError } from '../custodian/slot-keeper.ts';
-import type { Engine } from '../custody/engine.ts';
 import { slotId } from '../custody/ids.ts';
-import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
 import { Store } from '../store/store.ts';
 import type { OperationName } from '../wire/custodian.ts';
 import { adoptionSource } from './adoption.ts';
-import { createEngine, custodyOf } from './catalogue.ts';
-import {
-  adoptedSuffix,
-  type Config,
-  canaryOf,
-  inHome,
-  keyFolderOf,
-  type SlotConfig,
-  walletSlot,
-} from './config.ts';
+import type { Parent } from './child.ts';
+import { adoptedSuffix, type Config, inHome, keyFolderOf, type SlotConfig, walletSlot } from './config.ts';
+import { Engines, sameDevice } from './engines.ts';
 import { apiTokensKey, jwtIssuersOf } from './identities.ts';
 import { createLog } from './logger.ts';
 import type { PolicyDocumentShape } from './policy-files.ts';
-import { pinReader } from './secrets.ts';
+import type { Proposal } from './snapshot.ts';
 
 export interface CustodianBoot {
   readonly config: Config;
@@ -39,31 +31,38 @@ export interface CustodianBoot {
   readonly firstStart: boolean;
 }
 
+/** What is asked of the custodian by whoever sent a signal. */
+export type CustodianOrders = { readonly reload: true } | { readonly drained: true };
+
+/** What the custodian asks of its supervisor: what the configuration says now; that this is in force. */
+export type CustodianAsks = 'proposal' | 'taken';
+
 /**
  * Starts what holds the keys: engines, slots, state. It listens on no network. `startAnew` is called at most once,
  * when calls to a token hang so that only another process helps. `desk` takes the place of policies and the audit
- * log, for measuring what they cost.
+ * log, for measuring what they cost. Without a `parent` there is no other configuration to be taken.
  */
-export async function startCustodian(boot: CustodianBoot, options: { startAnew?(): void; desk?: Desk } = {}) {
+export async function startCustodian(
+  boot: CustodianBoot,
+  options: { parent?: Pick<Parent, 'ask' | 'answer' | 'startAnew'>; desk?: Desk } = {},
+) {
   process.umask(0o077);
   const log = createLog('custodian');
   const { config } = boot;
+  const { parent, desk } = options;
   await using opened = new AsyncDisposableStack();
   const store = opened.use(new Store(boot.storeFile));
+  const engines = opened.use(new Engines(log));
   const slots: SlotSetting[] = [];
-  for (const slot of config.slots) {
-    const engine = opened.use(await engineOf(config, slot, boot.firstStart, log));
-    slots.push(await slotSetting(config, slot, engine, boot.firstStart, log));
-  }
-  const { idle_s, absolute_s } = config.sessions;
+  for (const slot of config.slots) slots.push(await engines.make(config, slot, boot.firstStart));
   const custodian = opened.use(
     await LocalCustodian.create({
       store,
       slots,
       groups: groupSettings(config),
-      identities: boot.identities,
-      sessions: { idle_ms: idle_s * 1000, absolute_ms: absolute_s * 1000 },
-      lease_ms: config.facade.lease_s * 1000,
+      ...peopleSetting(boot),
+      apiTokens: await apiTokenSetting(config),
+      sessions: sessionLimits(config),
       wallets: await walletSetting(config, boot.firstStart, log),
       audit: auditSetting(config),
       policies: {
@@ -72,22 +71,63 @@ export async function startCustodian(boot: CustodianBoot, options: { startAnew?(
         rpcUrl: config.solanaRpcUrl,
         freezeFile: inHome(config, freezeFile),
       },
-      jwtIssuers: jwtIssuersOf(config),
-      apiTokens: await apiTokenSetting(config),
       exports: config.exports.enabled,
       approvals: neededApprovals(config),
       idempotency_ms: config.idempotency.retention_s * 1000,
-      desk: options.desk,
-      beyondHelp: onceBeyondHelp(log, options.startAnew),
+      desk,
+      source: parent && (() => configurationOf(parent, engines)),
+      beyondHelp: onceBeyondHelp(log, parent?.startAnew),
       log,
     }),
   );
+  parent?.answer(question => obey(custodian, question as CustodianOrders));
   await openSlots(custodian, boot.firstStart, log);
   const bootSecret = opened.use(Secret.fromBytes(boot.bootSecret, { wipe: true }));
   opened.use(await CustodianServer.listen({ path: boot.socketFile, bootSecret, custodian, log }));
   const keep = opened.move(); // disposed in reverse: first the server, last the store
   return { ready: {}, stop: () => keep.disposeAsync() };
 }
+
+async function obey(custodian: LocalCustodian, orders: CustodianOrders): Promise<void> {
+  if ('reload' in orders) await custodian.reload('signal');
+  else await custodian.noteDrain('signal');
+}
+
+/** What the files say now, checked by the supervisor, with the engines of new slots made. */
+async function configurationOf(parent: Pick<Parent, 'ask'>, engines: Engines): Promise<Configuration> {
+  const proposal = (await parent.ask('proposal' satisfies CustodianAsks, proposal_ms)) as Proposal;
+  const { config, policies, diff } = proposal;
+  const before = engines.slots;
+  const isNew = (slot: SlotConfig) => !sameDevice(before.get(slot.id), slot);
+  await using made = engines.draft();
+  const added: SlotSetting[] = [];
+  for (const slot of config.slots.filter(isNew)) added.push(await made.make(config, slot));
+  const kept = config.slots.filter(slot => !isNew(slot));
+  const apiTokens = await apiTokenSetting(config);
+  const draft = made.move();
+  return {
+    diff,
+    slots: {
+      all: config.slots.map(({ id }) => slotId(id)),
+      added,
+      adjusted: kept.map(slot => ({ id: slotId(slot.id), terms: engines.terms(config, slot) })),
+    },
+    groups: groupSettings(config),
+    people: { ...peopleSetting(proposal), apiTokens },
+    policies,
+    sessions: sessionLimits(config),
+    approvals: neededApprovals(config),
+    exports: config.exports.enabled,
+    keep: async () => {
+      draft.keep(kept);
+      await parent.ask('taken' satisfies CustodianAsks, proposal_ms);
+    },
+    retire: slot => draft.retire(slot),
+    [Symbol.asyncDispose]: () => draft[Symbol.asyncDispose](),
+  };
+}
+
+const proposal_ms = 30_000;
 
 /** One slot that hangs is enough, and whatever hangs while this process stops changes nothing. */
 function onceBeyondHelp(
@@ -105,6 +145,17 @@ function onceBeyondHelp(
     startAnew?.();
   };
 }
+
+const peopleSetting = ({ config, identities }: Pick<CustodianBoot, 'config' | 'identities'>) => ({
+  identities,
+  jwtIssuers: jwtIssuersOf(config),
+  lease_ms: config.facade.lease_s * 1000,
+});
+
+const sessionLimits = ({ sessions: { idle_s, absolute_s } }: Config) => ({
+  idle_ms: idle_s * 1000,
+  absolute_ms: absolute_s * 1000,
+});
 
 const groupSettings = ({ groups }: Config): NonNullable<CustodianOptions['groups']> =>
   groups.map(({ id, members }) => ({
@@ -168,59 +219,4 @@ async function walletSetting(
     log.error({ err: thrown }, 'no wallets are adopted');
     return made;
   }
-}
-
-/** At the first start a module that cannot be used is refused by the name of its setting; later it waits as failed. */
-async function engineOf(config: Config, slot: SlotConfig, firstStart: boolean, log: Log): Promise<Engine> {
-  try {
-    return await createEngine(config, slot, log);
-  } catch (thrown) {
-    const { code, message } = toKeyslotError(thrown);
-    const error = new KeyslotError(code, `slots.${slot.id}.settings.module: ${message}`, { cause: thrown });
-    if (firstStart) throw error;
-    return unusableEngine(slot, error);
-  }
-}
-
-function unusableEngine(slot: SlotConfig, error: KeyslotError): Engine {
-  const refuse = () => Promise.reject(error);
-  return {
-    name: slot.engine,
-    slots: async () => [{ id: slotId(slot.id), describe: refuse, open: refuse }],
-    [Symbol.asyncDispose]: async () => undefined,
-  };
-}
-
-/** Whether the appliance can begin without the slot's device: it opens by itself later, and its group signs meanwhile. */
-const hasStandIn = ({ groups }: Config, { id, pin }: SlotConfig): boolean =>
-  pin !== 'none' &&
-  !('attended' in pin) &&
-  groups.some(({ members }) => members.some(({ slot }) => slot === id));
-
-async function slotSetting(
-  config: Config,
-  slot: SlotConfig,
-  engine: Engine,
-  firstStart: boolean,
-  log: Log,
-): Promise<SlotSetting> {
-  const [first] = await engine.slots();
-  if (!first) throw new TypeError(`The engine of slot ${slot.id} has no slot.`);
-  const readPin = pinReader(config, slot, log);
-  const fallback = {
-    id: first.id,
-    engine: slot.engine,
-    custody: custodyOf(slot),
-    summary: 'not reachable when the custodian started',
-    details: {},
-  };
-  return {
-    slot: first,
-    access: slot.access,
-    canary: canaryOf(slot),
-    required: slot.required,
-    ...(firstStart && !hasStandIn(config, slot) ? {} : { fallback }),
-    ...(slot.pin === 'none' ? { hasPin: false } : {}),
-    ...(readPin ? { readPin } : {}),
-  };
 }

@@ -9,18 +9,21 @@ import { GatewayLog } from './logger.ts';
 
 /** The process that parses the network. It runs without addons, child processes, or files beyond its own code. */
 
-export type GatewayBoot = Pick<
-  GatewayOptions,
-  'listen' | 'ops' | 'tls' | 'requireCertificate' | 'wallets' | 'vaultTransit'
-> & {
+export interface GatewayBoot
+  extends GatewayOrders,
+    Pick<GatewayOptions, 'listen' | 'ops' | 'requireCertificate'> {
   readonly socketFile: string;
   readonly bootSecret: Uint8Array;
-  readonly logging: Config['logging'];
   readonly tracing: Config['tracing'];
+  readonly news: GatewayNews;
+}
+
+/** What can change while it runs. */
+export interface GatewayOrders extends Pick<GatewayOptions, 'tls' | 'wallets' | 'vaultTransit'> {
+  readonly logging: Config['logging'];
   /** How long requests are still answered once draining begins. */
   readonly drainGrace_ms: number;
-  readonly news: GatewayNews;
-};
+}
 
 /** What the supervisor knows and /readyz shows; it is told anew when it has changed. */
 export interface GatewayNews {
@@ -35,7 +38,7 @@ export interface GatewayReady {
   readonly opsUrl: string;
 }
 
-runAsChild<GatewayBoot, GatewayReady>(async ({ news, logging, tracing, ...boot }, parent) => {
+runAsChild<GatewayBoot, GatewayReady>(async ({ news, tracing, ...boot }, parent) => {
   const lines = new GatewayLog('gateway');
   const { log } = lines;
   let told = news;
@@ -51,17 +54,24 @@ runAsChild<GatewayBoot, GatewayReady>(async ({ news, logging, tracing, ...boot }
   const custodian = new CustodianLink({ path: boot.socketFile, bootSecret, log });
   // With its libraries, for those who use it.
   const tracer = tracing && new (await import('./tracing.ts')).OtlpTracer(tracing, log);
-  const { requests: which, probes, clientAddress } = logging;
-  const said = which !== 'off' || tracer !== undefined;
-  const requests = said ? { which, probes, clientAddress, tracer, write: lines.request } : undefined;
+  const requestsOf = ({ logging }: GatewayOrders) => {
+    const { requests: which, probes, clientAddress } = logging;
+    const said = which !== 'off' || tracer !== undefined;
+    return said ? { which, probes, clientAddress, tracer, write: lines.request } : undefined;
+  };
   const gateway = await Gateway.start({
     ...boot,
     beside: () => told.checks,
     restarts: () => told.restarts,
     drain,
-    requests,
+    requests: requestsOf(boot),
     custodian,
     log,
+  });
+  parent.answer(async question => {
+    const orders = question as GatewayOrders;
+    drain.grace_ms = orders.drainGrace_ms;
+    gateway.reconfigure({ ...orders, requests: requestsOf(orders) });
   });
   return {
     ready: { url: gateway.url, opsUrl: gateway.opsUrl },

@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { splitNodeSecrets } from '../engines/mpc/index.ts';
+import { splitNodeSecrets } from '../engines/mpc/node-secrets.ts';
 import { isKeyslotError, KeyslotError } from '../foundation/errors.ts';
 import type { Secret } from '../foundation/secret.ts';
 import type { SecretSource } from './config.ts';

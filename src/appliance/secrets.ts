@@ -1,10 +1,10 @@
 import { readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { joinNodeSecrets } from '../engines/mpc/node-secrets.ts';
 import { KeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
-import { type Config, inHome, type SecretSource, type SlotConfig } from './config.ts';
+import type { Config, SecretSource, SlotConfig } from './config.ts';
 import { credentialsFolder, environmentVariable } from './environment.ts';
 
 /** Reads a secret where its setting says it is, anew each time. SECRET_UNREADABLE names the setting. */
@@ -14,7 +14,7 @@ export async function readSecret(
   setting: string,
 ): Promise<Secret> {
   if ('env' in source) return fromEnvironment(source.env, setting);
-  if ('file' in source) return fromFile(inHome(config, source.file), `${setting}.file`, ownerOnly);
+  if ('file' in source) return fromFile(resolve(config.home, source.file), `${setting}.file`, ownerOnly);
   const folder = credentialsFolder();
   if (folder) return fromFile(join(folder, source.credential), `${setting}.credential`, anyMode);
   throw unreadable(

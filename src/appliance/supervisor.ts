@@ -1,38 +1,43 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { createSecureContext } from 'node:tls';
 import { fileURLToPath } from 'node:url';
-import { KeyslotError } from '../foundation/errors.ts';
+import { isDeepStrictEqual } from 'node:util';
+import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
+import { warnOfEnds } from './certificate-dates.ts';
 import { Child, entryOf } from './child.ts';
 import {
   asksAws,
   type Config,
-  inHome,
   moduleEnvironment,
+  readConfig,
   secretVariables,
   signingThreads,
 } from './config.ts';
-import type { CustodianBoot } from './custodian-start.ts';
+import type { CustodianAsks, CustodianBoot, CustodianOrders } from './custodian-start.ts';
+import { differences } from './differences.ts';
 import { awsVariables, childEnvironment } from './environment.ts';
-import type { GatewayBoot, GatewayNews, GatewayReady } from './gateway-process.ts';
+import type { GatewayBoot, GatewayNews, GatewayOrders, GatewayReady } from './gateway-process.ts';
 import { Home } from './home.ts';
-import { identitiesOf, takesTokens } from './identities.ts';
-import { policyDocuments } from './policy-files.ts';
+import { takesTokens } from './identities.ts';
+import { type Proposal, readSnapshot, type Snapshot } from './snapshot.ts';
 import { watch } from './watch.ts';
 
 /**
  * The parent of both processes: starts the custodian, then the gateway, restarts whichever dies, kills whichever
  * does not respond, and stops them in the order that loses nothing: the gateway answers what is in flight before
- * the custodian goes.
+ * the custodian goes. It reads the files of the configuration, and hands on what they say.
  */
 export class Supervisor implements AsyncDisposable {
-  readonly #config: Config;
   readonly #log: Log;
   readonly #home: Home;
+  readonly #options: SupervisorOptions;
   readonly #bootSecret: Secret;
+  /** What is in force, and what the custodian was told last. */
+  #snapshot: Snapshot;
+  #proposed: Snapshot | undefined;
   readonly #plans: { readonly custodian: Plan; readonly gateway: Plan };
   #custodian: Child | undefined;
   #gateway: Child | undefined;
@@ -40,30 +45,25 @@ export class Supervisor implements AsyncDisposable {
   #listening: GatewayReady = { url: '', opsUrl: '' };
   #news: GatewayNews = { checks: [], restarts: {}, draining: false };
   #cluster: Disposable | undefined;
+  #reminder: NodeJS.Timeout | undefined;
 
-  private constructor(config: Config, home: Home, log: Log, authorities: Authorities) {
-    this.#config = config;
+  private constructor(snapshot: Snapshot, home: Home, log: Log, options: SupervisorOptions) {
+    this.#snapshot = snapshot;
     this.#home = home;
     this.#log = log;
+    this.#options = options;
     this.#bootSecret = Secret.fromBytes(randomBytes(32), { wipe: true });
-    this.#plans = { custodian: this.#custodianPlan(authorities), gateway: this.#gatewayPlan() };
+    this.#plans = { custodian: this.#custodianPlan(), gateway: this.#gatewayPlan() };
   }
 
-  /**
-   * Resolves when both processes serve. Fails with the first wrong setting, and then leaves nothing running. `entry`
-   * is the custodian's program.
-   */
-  static async start(config: Config, log: Log, entry = entryOf('custodian-process')): Promise<Supervisor> {
+  /** Resolves when both processes serve. Fails with the first wrong setting, and then leaves nothing running. */
+  static async start(config: Config, log: Log, options: SupervisorOptions = {}): Promise<Supervisor> {
     const home = new Home(config.home);
     let supervisor: Supervisor | undefined;
     try {
-      const policies = policyDocuments(config);
-      supervisor = new Supervisor(config, home, log, {
-        identities: await identitiesOf(config),
-        policies,
-        entry,
-      });
+      supervisor = new Supervisor(await readSnapshot(config), home, log, options);
       await supervisor.#startBoth();
+      supervisor.#remind();
       return supervisor;
     } catch (error) {
       await supervisor?.[Symbol.asyncDispose]();
@@ -88,6 +88,7 @@ export class Supervisor implements AsyncDisposable {
     if (this.#stopping) return;
     this.#stopping = true;
     this.#cluster?.[Symbol.dispose]();
+    clearInterval(this.#reminder);
     await this.#gateway?.stop(gatewayStop_ms);
     await this.#custodian?.stop(custodianStop_ms);
     this.#bootSecret[Symbol.dispose]();
@@ -105,11 +106,63 @@ export class Supervisor implements AsyncDisposable {
     await this.#askOfCluster();
   }
 
-  /** Has the gateway take leave of its callers, or end that; a gateway that is started anew goes on with it. */
-  drain(draining = true): void {
-    if (draining === this.#news.draining) return;
-    this.#log.warn({ draining }, 'draining begins or ends');
-    this.#tell({ draining });
+  /** Has the gateway take leave of its callers; a gateway that is started anew goes on with it. */
+  drain(): void {
+    if (this.#news.draining) return;
+    this.#log.warn({ draining: true }, 'draining begins or ends');
+    this.#tell({ draining: true });
+    this.#order({ drained: true });
+  }
+
+  /** Has the files of the configuration read again; the log and `keyslot reload --last` say what came of it. */
+  reload(): void {
+    this.#order({ reload: true });
+  }
+
+  /** By a signal, which nobody waits for. The custodian writes down what was done. */
+  #order(orders: CustodianOrders): void {
+    const done = this.#custodian?.ask(orders, reload_ms);
+    done?.catch(thrown => this.#log.error({ err: toKeyslotError(thrown) }, 'a signal was not followed'));
+  }
+
+  /** The custodian decides on what is asked of it, and then asks here what there is. */
+  async #answer(question: CustodianAsks): Promise<Proposal | undefined> {
+    if (question === 'proposal') {
+      const { reread = () => readConfig(this.#snapshot.config.home) } = this.#options;
+      const next = await readSnapshot(reread());
+      const diff = differences(this.#snapshot, next);
+      this.#proposed = next;
+      const { config, identities, policies } = next;
+      return { config, identities, policies, diff };
+    }
+    if (!this.#proposed) throw new TypeError('A configuration is in force that was never proposed.');
+    const before = this.#gatewayOrders();
+    this.#snapshot = this.#proposed;
+    this.#proposed = undefined;
+    warnOfEnds(this.#snapshot.config, this.#log);
+    if (!isDeepStrictEqual(before, this.#gatewayOrders())) await this.#renewGateway();
+    return undefined;
+  }
+
+  /** One that does not take it is started anew with it: what was taken away must not be served any more. */
+  async #renewGateway(): Promise<void> {
+    const gateway = this.#gateway;
+    await gateway?.ask(this.#gatewayOrders(), gatewayOrders_ms).catch(thrown => {
+      const error = toKeyslotError(thrown);
+      this.#log.error({ err: error }, 'the gateway did not take its configuration and is started anew');
+      gateway.kill(error);
+    });
+  }
+
+  /** Once a day, until somebody has put new ones in their places. */
+  #remind(): void {
+    const remind = () => warnOfEnds(this.#snapshot.config, this.#log);
+    remind();
+    this.#reminder = setInterval(remind, 86_400_000).unref();
+  }
+
+  get #config(): Config {
+    return this.#snapshot.config;
   }
 
   #tell(news: Partial<GatewayNews>): void {
@@ -153,14 +206,15 @@ export class Supervisor implements AsyncDisposable {
 
   #spawn(plan: Plan, firstStart: boolean): Child {
     const boot = this.#bootSecret.use(secret => plan.boot(Buffer.from(secret), firstStart));
-    const { entry, flags, environment } = plan;
+    const { entry, flags, asked } = plan;
+    const environment = plan.environment();
     // What an operator asks of the gateway; nobody else says such words.
     const told = (text: string) => {
       if (text === 'draining' || text === 'serving') {
         this.#news = { ...this.#news, draining: text === 'draining' };
       }
     };
-    const child = new Child({ entry, flags, environment, boot, told });
+    const child = new Child({ entry, flags, environment, boot, told, ...(asked ? { asked } : {}) });
     const { unresponsive_s } = this.#config.supervision;
     watch(child, unresponsive_s * 1000, () => {
       this.#log.error({ child: plan.name, unresponsive_s }, 'a process does not respond and is killed');
@@ -169,25 +223,28 @@ export class Supervisor implements AsyncDisposable {
     return child;
   }
 
-  #custodianPlan({ entry, ...authorities }: Authorities): Plan {
-    const config = this.#config;
+  #custodianPlan(): Plan {
     const { storeFile, socketFile } = this.#home;
     return {
       name: 'custodian',
-      entry,
+      entry: this.#options.entry ?? entryOf('custodian-process'),
       flags: hardened,
-      environment: childEnvironment(
-        { ...moduleEnvironment(config), UV_THREADPOOL_SIZE: String(signingThreads(config)) },
-        [...secretVariables(config), ...(asksAws(config) ? awsVariables() : []), ...runtimeVariables(config)],
-      ),
-      boot: (bootSecret, firstStart): CustodianBoot => ({
-        config,
-        ...authorities,
-        storeFile,
-        socketFile,
-        bootSecret,
-        firstStart,
-      }),
+      environment: () => {
+        const config = this.#config;
+        return childEnvironment(
+          { ...moduleEnvironment(config), UV_THREADPOOL_SIZE: String(signingThreads(config)) },
+          [
+            ...secretVariables(config),
+            ...(asksAws(config) ? awsVariables() : []),
+            ...runtimeVariables(config),
+          ],
+        );
+      },
+      boot: (bootSecret, firstStart): CustodianBoot => {
+        const { config, identities, policies } = this.#snapshot;
+        return { config, identities, policies, storeFile, socketFile, bootSecret, firstStart };
+      },
+      asked: question => this.#answer(question as CustodianAsks),
       keep: child => {
         this.#custodian = child;
       },
@@ -195,45 +252,60 @@ export class Supervisor implements AsyncDisposable {
   }
 
   #gatewayPlan(): Plan {
-    const { listen, ops, logging, tracing } = this.#config;
-    const tls = tlsOf(this.#config);
     const { socketFile } = this.#home;
     return {
       name: 'gateway',
       entry: entryOf('gateway-process'),
       flags: [...hardened, ...confined],
-      environment: childEnvironment({}, runtimeVariables(this.#config)),
-      boot: (bootSecret): GatewayBoot => ({
-        // After the first start the ports are known: whoever asked for "any port" keeps the one it was given.
-        listen: { ...listen, port: portOf(this.#listening.url) ?? listen.port },
-        ops: { ...ops, port: portOf(this.#listening.opsUrl) ?? ops.port },
-        tls,
-        requireCertificate: !takesTokens(this.#config),
-        ...(this.#config.facade.vaultTransit ? { vaultTransit: this.#config.facade } : {}),
-        ...(this.#config.compat.agenticWallet ? { wallets: { rpcUrl: this.#config.solanaRpcUrl } } : {}),
-        socketFile,
-        bootSecret,
-        logging,
-        tracing,
-        drainGrace_ms: this.#config.drain.grace_s * 1000,
-        news: this.#news,
-      }),
+      environment: () => childEnvironment({}, runtimeVariables(this.#config)),
+      boot: (bootSecret): GatewayBoot => {
+        const { listen, ops, tracing } = this.#config;
+        return {
+          ...this.#gatewayOrders(),
+          // After the first start the ports are known: whoever asked for "any port" keeps the one it was given.
+          listen: { ...listen, port: portOf(this.#listening.url) ?? listen.port },
+          ops: { ...ops, port: portOf(this.#listening.opsUrl) ?? ops.port },
+          requireCertificate: !takesTokens(this.#config),
+          socketFile,
+          bootSecret,
+          tracing,
+          news: this.#news,
+        };
+      },
       keep: child => {
         this.#gateway = child;
       },
     };
   }
+
+  #gatewayOrders(): GatewayOrders {
+    const { config, tls } = this.#snapshot;
+    const { logging, drain, facade, compat, solanaRpcUrl } = config;
+    return {
+      tls,
+      ...(facade.vaultTransit ? { vaultTransit: facade } : {}),
+      ...(compat.agenticWallet ? { wallets: { rpcUrl: solanaRpcUrl } } : {}),
+      logging,
+      drainGrace_ms: drain.grace_s * 1000,
+    };
+  }
 }
 
-/** Who may do what, and what may be signed. */
-type Authorities = Pick<CustodianBoot, 'identities' | 'policies'> & { readonly entry: string };
+export interface SupervisorOptions {
+  /** The configuration as it is written now; default: that of the state folder. */
+  readonly reread?: () => Config;
+  /** The custodian's program. */
+  readonly entry?: string;
+}
 
 interface Plan {
   readonly name: string;
   readonly entry: string;
   readonly flags: readonly string[];
-  readonly environment: Record<string, string>;
+  /** Both as the configuration is when the process starts. */
+  environment(): Record<string, string>;
   boot(bootSecret: Uint8Array, firstStart: boolean): unknown;
+  readonly asked?: (question: unknown) => Promise<unknown>;
   keep(child: Child): void;
 }
 
@@ -246,6 +318,9 @@ const unresponsive = (name: string, bound_s: number) =>
 // Together below the ten seconds that an init system usually grants.
 const gatewayStop_ms = 4_500;
 const custodianStop_ms = 4_500;
+// Of all that it may have to open and to end.
+const reload_ms = 120_000;
+const gatewayOrders_ms = 5_000;
 const restart_ms_min = 50;
 const restart_ms_max = 5_000;
 const stable_ms = 10_000;
@@ -267,25 +342,6 @@ function ownCode(): readonly string[] {
 }
 
 const portOf = (url: string): number | undefined => (url === '' ? undefined : Number(new URL(url).port));
-
-function tlsOf(config: Config): GatewayBoot['tls'] {
-  const read = (setting: 'certificate' | 'key' | 'clientCa'): string => {
-    const path = inHome(config, config.tls[setting]);
-    try {
-      return readFileSync(path, 'utf8');
-    } catch (cause) {
-      throw new KeyslotError('CONFIG_INVALID', `tls.${setting}: ${path} cannot be read.`, { cause });
-    }
-  };
-  const tls = { cert: read('certificate'), key: read('key'), ca: read('clientCa') };
-  try {
-    createSecureContext(tls);
-  } catch (cause) {
-    const text = 'tls: not all three files are PEM, or the key is not the one of the certificate.';
-    throw new KeyslotError('CONFIG_INVALID', text, { cause });
-  }
-  return tls;
-}
 
 /** Code that was compiled before, which is trusted as the sources are: nothing that production takes from a shell. */
 const runtimeVariables = ({ profile }: Config): readonly string[] =>

@@ -3,8 +3,7 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
 import { keepMemoryOutOfCores } from '../appliance/core-dumps.ts';
-import { homeFromEnvironment } from '../appliance/environment.ts';
-import { pageHome } from '../appliance/page-environment.ts';
+import { environmentVariable, homeFromEnvironment } from '../appliance/environment.ts';
 import { fail, misused } from './output.ts';
 
 /** `keyslot`: argv to the appliance or its client. Exit status: 0 done, 1 refused or failed, 2 misused. */
@@ -12,12 +11,16 @@ import { fail, misused } from './output.ts';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
 
+// Loaded with all that a configuration needs, so for those only who have no keyslot.yaml.
+const pageHome = environmentVariable('WALLET_SIGNER_BACKEND')
+  ? (await import('../appliance/page-environment.ts')).pageHome()
+  : undefined;
+
 /** A checkout keeps its state beside the code; anything else says where it is. */
 function defaultHome(): string | undefined {
   const named = homeFromEnvironment();
   if (named) return resolve(named);
-  const beside = pageHome();
-  if (beside) return beside;
+  if (pageHome) return pageHome;
   return existsSync(join(root, 'scripts', 'start')) ? join(root, 'var') : undefined;
 }
 
@@ -46,6 +49,7 @@ const commands: Readonly<Record<string, () => Promise<unknown>>> = {
   status: async () => (await import('./commands/status.ts')).addStatus(program, shared),
   completion: async () => (await import('./commands/completion.ts')).addCompletion(program, shared, all),
   serve: async () => (await import('./commands/serve.ts')).addServe(program, shared),
+  reload: async () => (await import('./commands/reload.ts')).addReload(program, shared),
   slots: async () => (await import('./commands/slots.ts')).addSlots(program, shared),
   groups: async () => (await import('./commands/groups.ts')).addGroups(program, shared),
   keys: async () => (await import('./commands/keys.ts')).addKeys(program, shared),
@@ -70,7 +74,7 @@ async function all(): Promise<void> {
 }
 
 const named = Object.entries(commands).filter(([names]) => names.split(' ').includes(asked));
-if (named.length === 0) await all();
+if (named.length === 0 && !['--version', '-V'].includes(asked)) await all();
 for (const [, add] of named) await add();
 
 try {

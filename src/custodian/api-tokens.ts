@@ -16,7 +16,7 @@ import type { Identity } from './identities.ts';
  * copied for that. Tokens are never prolonged, and none outlives its identity.
  */
 export class ApiTokens {
-  readonly #world: ApiTokensWorld;
+  #world: ApiTokensWorld;
   readonly #byId = new Map<string, StoredApiToken>();
   readonly #byHash = new Map<string, StoredApiToken>();
   #now_ms = 0;
@@ -33,6 +33,11 @@ export class ApiTokens {
       if (!world.identityOf(identity)) await tokens.revokeAllOf(identity);
     }
     return tokens;
+  }
+
+  /** Whether there are any, how long new ones may live, and what all are hashed with, from now on. */
+  configure(terms: Pick<ApiTokensWorld, 'enabled' | 'max_s' | 'key'>): void {
+    this.#world = { ...this.#world, ...terms };
   }
 
   /**

@@ -14,9 +14,9 @@ import { PinGuard } from './pin-guard.ts';
  * a login of this role. Tokens that were given out before stay good meanwhile.
  */
 export class AppRoles {
-  readonly #roles: ReadonlyMap<string, Role>;
+  #roles: ReadonlyMap<string, Role>;
   readonly #clock: Clock;
-  readonly #lease_ms: number;
+  #lease_ms: number;
   readonly #guard: PinGuard;
   /** For role ids that do not exist: they are to answer like those that do, and to cost no memory. */
   #strangers: PinGuard;
@@ -29,6 +29,23 @@ export class AppRoles {
     this.#lease_ms = options.lease_ms;
     this.#guard = new PinGuard(options.clock);
     this.#strangers = new PinGuard(options.clock);
+  }
+
+  /** From now on these are all. A token stays good while its role and its secret id do; a lease that runs, runs on. */
+  replace(identities: readonly Identity[], lease_ms: number): void {
+    const roles = new Map(identities.flatMap(roleOf));
+    for (const [roleId, before] of this.#roles) {
+      const now = roles.get(roleId);
+      const same = now?.identity.name === before.identity.name && now.secretId.equals(before.secretId);
+      for (const digest of before.tokens) {
+        const token = this.#tokens.get(digest);
+        if (!same || !token) this.#tokens.delete(digest);
+        else this.#tokens.set(digest, { ...token, role: now });
+      }
+      if (same) for (const digest of before.tokens) now.tokens.add(digest);
+    }
+    this.#roles = roles;
+    this.#lease_ms = lease_ms;
   }
 
   /** CREDENTIAL_UNKNOWN, PIN_RATE_LIMITED, IDENTITY_LOCKED_OUT. The token is handed out here, once, and not kept. */

@@ -10,13 +10,18 @@ import type { ApprovalView } from '../wire/policies.ts';
  * clock: a restart ends all of them, and no step of the wall clock revives one.
  */
 export class Approvals {
-  readonly #needed: ReadonlyMap<OperationName, number>;
+  #needed: ReadonlyMap<OperationName, number>;
   readonly #clock: Clock;
   readonly #approvals = new Map<string, Approval>();
 
   constructor(needed: ReadonlyMap<OperationName, number>, clock: Clock) {
     this.#needed = needed;
     this.#clock = clock;
+  }
+
+  /** From now on; a request that is under way goes by what was needed when it was made, if that is more. */
+  require(needed: ReadonlyMap<OperationName, number>): void {
+    this.#needed = needed;
   }
 
   /** How many people besides the requester an operation takes; 0 for one that anybody with the role may do alone. */
@@ -87,10 +92,12 @@ export class Approvals {
     }
     const approval = this.#get(id);
     const state = this.#stateOf(approval);
-    if (state !== 'approved' || approval.digest !== digestOf(by, operation, input)) {
-      const why = state === 'approved' ? 'is of another request' : `is ${state}`;
+    const refuse = (why: string): never => {
       throw new KeyslotError('APPROVAL_UNUSABLE', `The approval ${id} ${why}.`);
-    }
+    };
+    if (state !== 'approved') refuse(`is ${state}`);
+    if (approval.digest !== digestOf(by, operation, input)) refuse('is of another request');
+    if (approval.approvedBy.size < needed) refuse(`is of fewer people than the ${needed} that it takes now`);
     approval.used = true;
     return [...approval.approvedBy];
   }

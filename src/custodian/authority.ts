@@ -93,6 +93,9 @@ export const rights: Readonly<Record<OperationName, Right>> = {
   'show-health': { roles: 'nobody' },
   metrics: { roles: 'nobody' },
   drain: { roles: operators },
+  // What it says was written by whoever may write the files: to have it read takes no more than operating.
+  reload: { roles: ['operator', 'admin'] },
+  'show-reload': { roles: ['operator', 'admin', 'auditor'] },
 };
 
 /** PERMISSION_DENIED when the identity has none of the roles that the operation takes. */

@@ -11,14 +11,20 @@ import type { Identity } from './identities.ts';
  */
 export class CallerSessions {
   readonly #clock: Clock;
-  readonly #idle_ms: number;
-  readonly #absolute_ms: number;
+  #idle_ms: number;
+  #absolute_ms: number;
   readonly #sessions = new Map<string, CallerSession>();
 
-  constructor(options: { clock: Clock; idle_ms: number; absolute_ms: number }) {
+  constructor(options: { clock: Clock } & SessionLimits) {
     this.#clock = options.clock;
     this.#idle_ms = options.idle_ms;
     this.#absolute_ms = options.absolute_ms;
+  }
+
+  /** For those that are open too. */
+  limit({ idle_ms, absolute_ms }: SessionLimits): void {
+    this.#idle_ms = idle_ms;
+    this.#absolute_ms = absolute_ms;
   }
 
   /** The token is handed out here, once, and not kept. */
@@ -106,6 +112,11 @@ export class CallerSessions {
     const own = [...this.#sessions].filter(([, session]) => session.identity === identity);
     if (own.length >= sessions_max) this.#sessions.delete(own[0]?.[0] ?? '');
   }
+}
+
+export interface SessionLimits {
+  readonly idle_ms: number;
+  readonly absolute_ms: number;
 }
 
 interface CallerSession {

@@ -6,11 +6,9 @@ import { isKeyslotError, KeyslotError, toKeyslotError } from '../foundation/erro
 import type { Log } from '../foundation/log.ts';
 import { Secret } from '../foundation/secret.ts';
 import { SlidingWindows } from '../policy/windows.ts';
-import { StoredApiTokens } from '../store/api-tokens.ts';
 import { CounterRows } from '../store/counters.ts';
 import { Freezes } from '../store/freezes.ts';
 import { IdempotencyRows } from '../store/idempotency.ts';
-import { StoredIdentities } from '../store/identities.ts';
 import { KeyRegistry } from '../store/key-registry.ts';
 import { Latches } from '../store/latches.ts';
 import { MigrationsJournal } from '../store/migrations-journal.ts';
@@ -19,22 +17,19 @@ import type { Store } from '../store/store.ts';
 import { WalletLabels } from '../store/wallets.ts';
 import type { Call, Custodian, OperationName, Reply, Request } from '../wire/custodian.ts';
 import { type AdoptionSource, adopting } from './adoption.ts';
-import { ApiTokens } from './api-tokens.ts';
-import { AppRoles } from './app-roles.ts';
 import { Approvals } from './approvals.ts';
 import { AuditKey } from './audit-key.ts';
 import { auditOperations } from './audit-operations.ts';
 import { requireRole, rights } from './authority.ts';
 import { CallNotes, type Noted } from './call-notes.ts';
-import { CallerSessions } from './caller-sessions.ts';
+import { CallerSessions, type SessionLimits } from './caller-sessions.ts';
 import { type CanaryWorld, recordedMaking } from './canary.ts';
 import { Door } from './door.ts';
 import { FreezeBoard } from './freeze-board.ts';
 import { healthOperations } from './health-operations.ts';
 import { Idempotency } from './idempotency.ts';
-import { Identities, type Identity } from './identities.ts';
-import { identityOperations, loadIdentities } from './identity-operations.ts';
-import type { JwtIssuer } from './jwt.ts';
+import type { Identities, Identity } from './identities.ts';
+import { identityOperations } from './identity-operations.ts';
 import { keyOperations } from './key-operations.ts';
 import { KeyLifecycle } from './keys.ts';
 import { Ledger } from './ledger.ts';
@@ -43,10 +38,12 @@ import { CustodianMetrics } from './metrics.ts';
 import { Migrations } from './migration.ts';
 import { migrationOperations } from './migration-operations.ts';
 import type { Operation, Operations } from './operation.ts';
+import { People, type PeopleSetting } from './people.ts';
 import { PinGuard } from './pin-guard.ts';
 import { PolicyBook } from './policy-book.ts';
 import { policyOperations } from './policy-operations.ts';
 import { asker, Recorder, subjectOf, traceOf } from './recorder.ts';
+import { Reloading, type ReloadingWorld } from './reload.ts';
 import { isAway, Reopening } from './reopening.ts';
 import { type Desk, SigningDesk } from './signing-desk.ts';
 import { signingOperations } from './signing-operations.ts';
@@ -72,8 +69,6 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   private constructor(parts: Parts, opened: AsyncDisposableStack) {
     this.#parts = parts;
     this.#opened = opened;
-    const { keepers } = parts.door;
-    opened.use(new Reopening([...keepers.values()], keeper => this.#openAgain(keeper), parts.log));
   }
 
   /**
@@ -91,12 +86,12 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
    * is no failure where another slot of its group has opened.
    */
   async openUnattended(): Promise<readonly KeyslotError[]> {
-    const { door, log } = this.#parts;
+    const { door, recorder, log } = this.#parts;
     const failures: { readonly slot: SlotId; readonly error: KeyslotError }[] = [];
     for (const keeper of door.keepers.values()) {
       if (keeper.attended) continue;
       const failed = (thrown: unknown) => failures.push({ slot: keeper.id, error: toKeyslotError(thrown) });
-      await this.#openByItself(keeper).catch(failed);
+      await openByItself(keeper, recorder).catch(failed);
     }
     const told = failures.filter(({ slot, error }) => {
       const replaced = isAway(error.code) && (door.groups.of(slot)?.state ?? 'down') !== 'down';
@@ -154,30 +149,29 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
     }
   }
 
+  /** Takes the configuration as it is now, without anybody's having asked over the network. As `Reloading.run`. */
+  async reload(by: string): Promise<void> {
+    const { recorder, reloading } = this.#parts;
+    const about = { actor: by, operation: 'reload' };
+    const intent = await recorder.intent(about);
+    const error = await reloading.run(by).then(() => undefined, toKeyslotError);
+    await recorder.result(intent, { ...about, outcome: error ? 'refused' : 'ok', code: error?.code });
+    if (error) throw error;
+  }
+
+  /** Who was let out had it said by a signal: it stands in the audit log like the request that does the same. */
+  async noteDrain(by: string): Promise<void> {
+    await this.#parts.recorder.event({
+      actor: by,
+      operation: 'drain',
+      outcome: 'ok',
+      detail: { drain: true },
+    });
+  }
+
   /** Locks every slot: what is signing finishes, then the logins end. The log is closed last. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#opened.disposeAsync();
-  }
-
-  /** Nobody asked for it, and it stands in the audit log all the same. */
-  async #openByItself(keeper: SlotKeeper): Promise<void> {
-    const { recorder } = this.#parts;
-    const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id };
-    const intent = await recorder.intent(about);
-    const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
-    await recorder.result(intent, { ...about, outcome: error ? 'failed' : 'ok', code: error?.code });
-    if (error) throw error;
-  }
-
-  /** A device that is still away is nothing to write down again and again; that it is back, or refuses, is. */
-  async #openAgain(keeper: SlotKeeper): Promise<void> {
-    const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
-    if (!error || !isAway(error.code)) {
-      const outcome = error ? 'failed' : 'ok';
-      const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id } as const;
-      await this.#parts.recorder.event({ ...about, outcome, ...(error ? { code: error.code } : {}) });
-    }
-    if (error) throw error;
   }
 
   /** Who asks, when they may ask for such a thing at all. */
@@ -248,7 +242,7 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
 
   /** Who approved. EXPORT_DISABLED, APPROVAL_REQUIRED and its kin. */
   #approved({ name, request, call, identity }: Job<OperationName>): readonly string[] {
-    if (name === 'export-key' && !this.#parts.exports) {
+    if (name === 'export-key' && !this.#parts.exports.enabled) {
       throw new KeyslotError('EXPORT_DISABLED', 'The configuration does not let keys leave.');
     }
     return this.#parts.approvals.take(call.approval, identity.name, name, request.input);
@@ -278,6 +272,26 @@ export class LocalCustodian implements Custodian, AsyncDisposable {
   }
 }
 
+/** Nobody asked for it, and it stands in the audit log all the same. */
+async function openByItself(keeper: SlotKeeper, recorder: Recorder): Promise<void> {
+  const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id };
+  const intent = await recorder.intent(about);
+  const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
+  await recorder.result(intent, { ...about, outcome: error ? 'failed' : 'ok', code: error?.code });
+  if (error) throw error;
+}
+
+/** A device that is still away is nothing to write down again and again; that it is back, or refuses, is. */
+async function openAgain(keeper: SlotKeeper, recorder: Recorder): Promise<void> {
+  const error = await keeper.open(undefined, 'keyslot').then(() => undefined, toKeyslotError);
+  if (!error || !isAway(error.code)) {
+    const outcome = error ? 'failed' : 'ok';
+    const about = { actor: 'keyslot', operation: 'open-slot', slot: keeper.id, outcome } as const;
+    await recorder.event({ ...about, ...(error ? { code: error.code } : {}) });
+  }
+  if (error) throw error;
+}
+
 /** What somebody asks for. */
 interface Job<N extends OperationName> {
   readonly name: N;
@@ -296,13 +310,12 @@ const aboutJob = ({
   ...subjectOf(request.input),
 });
 
-export interface CustodianOptions {
+export interface CustodianOptions extends PeopleSetting {
   readonly store: Store;
   readonly slots: readonly SlotSetting[];
   /** Which of them hold the same keys. */
   readonly groups?: readonly GroupSetting[];
-  readonly identities: readonly Identity[];
-  readonly sessions: { readonly idle_ms: number; readonly absolute_ms: number };
+  readonly sessions: SessionLimits;
   readonly audit: AuditSetting;
   readonly policies?: {
     /** The documents of the configuration. */
@@ -314,19 +327,16 @@ export interface CustodianOptions {
     /** The file that freezes the appliance by being there. */
     readonly freezeFile?: string | undefined;
   };
-  readonly jwtIssuers?: readonly JwtIssuer[];
-  /** `key`: what hashes are made with; without one there are no API tokens. */
-  readonly apiTokens?: { readonly key: Secret; readonly max_s: number } | undefined;
   readonly exports?: boolean;
   /** How many approvals an operation takes. */
   readonly approvals?: ReadonlyMap<OperationName, number>;
   readonly idempotency_ms?: number;
-  /** How long a token is good that an identity with a role id was given; default: an hour. */
-  readonly lease_ms?: number;
   /** In place of policies and the audit log, for measuring what they cost. No configuration can say it. */
   readonly desk?: Desk | undefined;
   /** Where wallets are made, and whose wallets are taken in there. */
   readonly wallets?: { readonly slot: SlotId; readonly adoption?: AdoptionSource | undefined } | undefined;
+  /** Where another configuration comes from; without it there is none to be taken. */
+  readonly source?: ReloadingWorld['source'];
   /** Told when calls of a slot's module hang for good, so that only another process helps. */
   readonly beyondHelp?: (slot: SlotId, error: KeyslotError) => void;
   readonly log: Log;
@@ -353,7 +363,10 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
   const journal = new MigrationsJournal(store);
   // No slot opens before everything stands.
   const canaryMade: CanaryWorld['recorded'] = (slot, make) => recordedMaking(recorder, slot, make);
-  const keepers = await keepersOf(options, { registry, journal, labels, clock, store, canaryMade });
+  const mates = new Map(matesOf(options.groups ?? []));
+  const keeperOf = keeperMaker(options, { registry, journal, labels, mates, clock, store, canaryMade });
+  const keepers = new Map<SlotId, SlotKeeper>();
+  for (const setting of options.slots) keepers.set(setting.slot.id, await keeperOf(setting));
 
   const counters = new CounterRows(store);
   const rows = new IdempotencyRows(store);
@@ -402,9 +415,11 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
   const approvals = new Approvals(options.approvals ?? new Map(), clock);
   const sessions = new CallerSessions({ clock, ...options.sessions });
   const idempotency = opened.use(new Idempotency({ rows, clock, retention_ms }));
-  const people = await peopleOf(options, { store, clock });
+  const people = await People.open(options, { store, clock, log });
   const groups = new SlotGroups(options.groups ?? [], { keepers, registry, freezes, clock, log });
-  const door = new Door({ keepers, registry, sessions, reserved: options.audit.key?.slot, groups });
+  const reserved = options.audit.key?.slot;
+  const identityOf = (name: string) => people.identities.get(name);
+  const door = new Door({ keepers, registry, sessions, reserved, groups, identityOf });
   const tables = new LookupTables(rpcUrl, log);
   const desk = new SigningDesk({
     book,
@@ -425,7 +440,9 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
     journal,
     clock,
     log,
-    identities: options.identities,
+    get identities() {
+      return people.configured;
+    },
     slotOf,
     copyElsewhere: async record => groups.of(record.slot)?.copyElsewhere(record),
     inOneGroup: (from, to) => groups.of(from) !== undefined && groups.of(from) === groups.of(to),
@@ -434,6 +451,31 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
     sessions.closeAllBy(name);
     approvals.forget(name);
   };
+  const exports = { enabled: options.exports ?? false };
+  const reopening = opened.use(new Reopening(keeper => openAgain(keeper, recorder), log));
+  for (const keeper of keepers.values()) reopening.follow(keeper);
+  const reloading = new Reloading({
+    source: options.source,
+    keepers,
+    keeperOf,
+    open: keeper => openByItself(keeper, recorder),
+    reopening,
+    people,
+    book,
+    groups,
+    sessions,
+    approvals,
+    recorder,
+    setExports: enabled => {
+      exports.enabled = enabled;
+    },
+    setMates: settings => {
+      mates.clear();
+      for (const [slot, others] of matesOf(settings)) mates.set(slot, others);
+    },
+    clock,
+    log,
+  });
   const stages = new StageBoard();
   opened.use(stages.listen(signature => metrics.signed(signature)));
   const operations: Operations<OperationName> = {
@@ -443,7 +485,14 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
     ...walletOperations(door, wallets, options.wallets?.slot),
     ...migrationOperations(door, migrations),
     ...policyOperations({ book, freezes, approvals, now, door, desk }),
-    ...identityOperations({ ...people, ended, clock }),
+    ...identityOperations({
+      identities: people.identities,
+      rows: people.rows,
+      tokens: people.tokens,
+      issuers: () => people.issuers,
+      ended,
+      clock,
+    }),
     ...auditOperations(
       audit,
       () => auditKey?.publicKey,
@@ -455,10 +504,11 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
       log.info({ actor: identity.name, requestId: call.requestId }, 'an identity logged in');
       return { output: { identity: identity.name, lease_s }, bytes: [token] };
     },
-    ...healthOperations({ metrics, seen, clock, reserved: options.audit.key?.slot }),
+    ...healthOperations({ metrics, seen, clock, reserved }),
     drain: async ({ input }) => ({ output: { draining: input.drain } }),
+    reload: async (_request, _call, identity) => ({ output: await reloading.run(identity.name) }),
+    'show-reload': async () => ({ output: reloading.view }),
   };
-  const { exports = false } = options;
   return {
     identities: people.identities,
     audit,
@@ -470,6 +520,7 @@ async function assemble(options: CustodianOptions, opened: AsyncDisposableStack)
     metrics,
     stages,
     exports,
+    reloading,
     log,
   };
 }
@@ -484,26 +535,29 @@ interface Parts {
   readonly door: Door;
   readonly metrics: CustodianMetrics;
   readonly stages: StageBoard;
-  readonly exports: boolean;
+  readonly exports: { readonly enabled: boolean };
+  readonly reloading: Reloading;
   readonly log: Log;
 }
 
-async function keepersOf(
+/** Makes the keepers of slots, now and when others are configured. */
+function keeperMaker(
   options: CustodianOptions,
   world: {
     registry: KeyRegistry;
     journal: MigrationsJournal;
     labels: WalletLabels;
+    mates: ReadonlyMap<SlotId, readonly SlotId[]>;
     clock: Clock;
     store: Store;
     canaryMade: CanaryWorld['recorded'];
   },
-): Promise<ReadonlyMap<SlotId, SlotKeeper>> {
-  const { registry, journal, labels, clock, store, canaryMade } = world;
+): (setting: SlotSetting) => Promise<SlotKeeper> {
+  const { registry, journal, labels, mates, clock, store, canaryMade } = world;
   const { log, beyondHelp = () => undefined } = options;
   const keeperWorld = {
     registry,
-    mates: matesOf(options.groups ?? []),
+    mates,
     journal,
     latches: new Latches(store),
     pins: new PinGuard(clock),
@@ -512,13 +566,11 @@ async function keepersOf(
     canaryMade,
     beyondHelp,
   };
-  const keepers = new Map<SlotId, SlotKeeper>();
-  for (const setting of options.slots) {
+  return setting => {
     const adoption = setting.slot.id === options.wallets?.slot ? options.wallets.adoption : undefined;
     const slot = adoption ? adopting(setting.slot, adoption, { registry, labels, log }) : setting.slot;
-    keepers.set(slot.id, await SlotKeeper.create({ ...setting, slot }, keeperWorld));
-  }
-  return keepers;
+    return SlotKeeper.create({ ...setting, slot }, keeperWorld);
+  };
 }
 
 function auditKeyOf(
@@ -529,32 +581,6 @@ function auditKeyOf(
   return keeper && new AuditKey({ ...world, keeper, id: keyId(audit.key.id), log });
 }
 
-/** Everybody, and what tells who somebody is. */
-async function peopleOf(options: CustodianOptions, { store, clock }: { store: Store; clock: Clock }) {
-  const { log, jwtIssuers = [], apiTokens, lease_ms = appRoleLease_ms } = options;
-  const rows = new StoredIdentities(store);
-  const appRoles = new AppRoles(options.identities, { clock, lease_ms });
-  // Its library is loaded where there is something to check.
-  const jwts =
-    jwtIssuers.length > 0 ? new (await import('./jwt.ts')).Jwts(jwtIssuers, { clock, log }) : undefined;
-  let tokens: ApiTokens | undefined;
-  const identities = new Identities(options.identities, {
-    tokens: [digest => appRoles.identityOf(digest), digest => tokens?.identityOf(digest)],
-    ...(jwts ? { jwt: (jwt: string) => jwts.check(jwt) } : {}),
-  });
-  await loadIdentities(identities, rows, log);
-  tokens = await ApiTokens.load({
-    enabled: apiTokens !== undefined,
-    max_s: apiTokens?.max_s ?? 0,
-    key: apiTokens?.key ?? Secret.fromBytes(new Uint8Array(32)),
-    rows: new StoredApiTokens(store),
-    identityOf: name => identities.get(name),
-    clock,
-  });
-  return { identities, rows, tokens, appRoles, issuers: jwtIssuers.map(issuer => issuer.name) };
-}
-
 const nobody: Identity = { name: 'nobody', roles: [], grants: [], source: 'configuration' };
 
-const appRoleLease_ms = 3_600_000;
 const day_ms = 86_400_000;

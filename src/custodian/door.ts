@@ -18,6 +18,7 @@ export class Door {
   readonly #sessions: CallerSessions;
   readonly #reserved: SlotId | undefined;
   readonly groups: SlotGroups;
+  readonly #identityOf: (name: string) => Identity | undefined;
 
   /** `reserved`: the slot of the audit key, which signs for nobody and takes no other keys. */
   constructor(world: {
@@ -26,12 +27,14 @@ export class Door {
     sessions: CallerSessions;
     reserved: SlotId | undefined;
     groups: SlotGroups;
+    identityOf: (name: string) => Identity | undefined;
   }) {
     this.keepers = world.keepers;
     this.#registry = world.registry;
     this.#sessions = world.sessions;
     this.#reserved = world.reserved;
     this.groups = world.groups;
+    this.#identityOf = world.identityOf;
   }
 
   /** In a slot with PIN sessions, whoever knows the PIN may come in; so its existence is no secret. */
@@ -133,13 +136,58 @@ export class Door {
       throw new KeyslotError('KEY_DISABLED', `The key ${record.id} is disabled.`);
     const group = this.groups.of(keeper.id);
     (group ?? keeper).refuseCrowd();
-    if (group) return group.lend(record, key => work(record, key));
-    return keeper.watched(keeper.lend(record, key => work(record, key)));
+    const guarded = (key: BoundSigner) => work(record, this.#guarded(entry, record, key));
+    if (group) return group.lend(record, guarded);
+    return keeper.watched(keeper.lend(record, guarded));
   }
 
-  /** A signature with the key failed like this. A group has told whichever of its slots it was. */
+  /** What was being made when its caller lost the right to it is not given out. The failures of `refuseMeanwhile`. */
+  #guarded(entry: Entry, record: KeyRecord, key: BoundSigner): BoundSigner {
+    const sign: BoundSigner['sign'] = async (message, signal) => {
+      const made = await key.sign(message, signal);
+      this.#refuseChanged(entry, record);
+      return made;
+    };
+    return { ...key, sign };
+  }
+
+  /**
+   * For a signature that was let in a while ago and is about to be made: whoever would not be let in any more goes
+   * without. CREDENTIAL_UNKNOWN for somebody who has gone, KEY_DISABLED, otherwise the failures of the door.
+   */
+  refuseMeanwhile(entry: Entry, record: KeyRecord, kind: GrantOperation): void {
+    const state = this.#registry.get(record.id)?.state;
+    if (state === 'disabled') throw new KeyslotError('KEY_DISABLED', `The key ${record.id} is disabled.`);
+    const now = this.#refuseChanged(entry, record);
+    const { access } = this.slotOf(record);
+    if (now === entry.identity && access === 'identity') return;
+    this.#refuseOutside(entry, now, record);
+    this.refuseKind(record, now, kind);
+  }
+
+  /** Who the caller is by now. CREDENTIAL_UNKNOWN; for one who was changed, the failures of the door. */
+  #refuseChanged(entry: Entry, record: KeyRecord): Identity {
+    const { identity } = entry;
+    const now = this.#identityOf(identity.name);
+    if (!now) throw new KeyslotError('CREDENTIAL_UNKNOWN', `${identity.name} is no identity any more.`);
+    if (now !== identity) this.#refuseOutside(entry, now, record);
+    return now;
+  }
+
+  #refuseOutside({ call, operations }: Entry, now: Identity, record: KeyRecord): void {
+    const { access } = this.slotOf(record);
+    const at = { access, session: call.session, sessions: this.#sessions };
+    if (!now.roles.includes('signer') || !mayEnter(now, operations, targetOf(record), at)) {
+      throw keyUnknown(record.id);
+    }
+  }
+
+  /**
+   * A signature with the key failed like this. A group has told whichever of its slots it was, and one that is not
+   * configured any more is told nothing.
+   */
   noticed(record: KeyRecord, error: KeyslotError): void {
-    if (!this.groups.of(record.slot)) this.slotOf(record).noticed(error);
+    if (!this.groups.of(record.slot)) this.keepers.get(record.slot)?.noticed(error);
   }
 
   /**

@@ -11,7 +11,7 @@ import type { BoundSigner, Made, Presence, SlotKeeper } from './slot-keeper.ts';
  * One slot of a group, and what is known of the copies in it. Before a caller's first signature with a key, the slot
  * signs a challenge with it, anew after each opening, each outage, and each signature that did not verify.
  */
-export class GroupMember {
+export class GroupMember implements Disposable {
   readonly keeper: SlotKeeper;
   readonly weight: number;
   readonly circuit: Circuit;
@@ -20,6 +20,7 @@ export class GroupMember {
   readonly #group: string;
   readonly #clock: Clock;
   readonly #changed: () => void;
+  readonly #unfollow: () => void;
   #presence: Presence;
   readonly #attempts = new Set<AbortController>();
   #proofs = new WeakMap<BoundSigner, Promise<void>>();
@@ -35,7 +36,12 @@ export class GroupMember {
     this.#clock = options.clock;
     this.#changed = options.changed;
     this.#presence = options.keeper.presence;
-    this.keeper.onChange(() => this.#look());
+    this.#unfollow = this.keeper.onChange(() => this.#look());
+  }
+
+  /** Follows its slot no longer. */
+  [Symbol.dispose](): void {
+    this.#unfollow();
   }
 
   get slot(): SlotId {

@@ -1,4 +1,5 @@
-import { KeyslotError } from '../foundation/errors.ts';
+import { isDeepStrictEqual } from 'node:util';
+import { KeyslotError, toKeyslotError } from '../foundation/errors.ts';
 import type { Credential } from '../wire/custodian.ts';
 import type { Recognition } from '../wire/identities.ts';
 import type { Grant, Role } from './grants.ts';
@@ -31,16 +32,27 @@ export interface Recognisers {
   /** The identity that was given a token, by the token's digest. */
   readonly tokens?: readonly ((digest: string) => Identity | undefined)[];
   /** CREDENTIAL_UNKNOWN, CREDENTIAL_EXPIRED, JWKS_UNAVAILABLE. A JWT that was checked before answers at once. */
-  readonly jwt?: (jwt: string) => JwtClaims | Promise<JwtClaims>;
+  readonly jwt?: (jwt: string) => JwtClaims | Promise<JwtClaims> | undefined;
+}
+
+/** What a new list made of the identities there were: names. */
+export interface IdentityChanges {
+  readonly configured: readonly Identity[];
+  readonly gone: readonly string[];
+  /** Who is the same by name only. */
+  readonly changed: readonly string[];
+  readonly leftOut: readonly KeyslotError[];
 }
 
 /** Credential → identity. Deny by default: what is not listed is nobody. */
 export class Identities {
   readonly #recognisers: Recognisers;
-  readonly #byName = new Map<string, Identity>();
-  readonly #byCredential = new Map<string, Identity>();
+  #byName = new Map<string, Identity>();
+  #byCredential = new Map<string, Identity>();
   /** Several identities may share a subject and differ in the claims that they ask for. */
-  readonly #bySubject = new Map<string, Identity[]>();
+  #bySubject = new Map<string, Identity[]>();
+  /** Of the API, that gave way to some of the configuration. */
+  #gaveWay: readonly Identity[] = [];
 
   /** IDENTITY_EXISTS when two of them have one name, or are recognised by the same. */
   constructor(identities: readonly Identity[], recognisers: Recognisers = {}) {
@@ -90,6 +102,44 @@ export class Identities {
         list.filter(other => other.name !== name),
       );
     }
+  }
+
+  /**
+   * What it takes to have these in place of those of the configuration: nothing happens before the returned function
+   * is called, which has to be in the same turn. One that is as it was stays the same object. What the configuration
+   * says goes first: an identity of the API that is in its way is left out until it is not. IDENTITY_EXISTS.
+   */
+  replacing(configured: readonly Identity[]): () => IdentityChanges {
+    const kept = configured.map(each => {
+      const before = this.#byName.get(each.name);
+      return before && isDeepStrictEqual(before, each) ? before : each;
+    });
+    const next = new Identities(kept);
+    const leftOut: KeyslotError[] = [];
+    const gaveWay: Identity[] = [];
+    for (const identity of [...this.#byName.values(), ...this.#gaveWay]) {
+      if (identity.source === 'configuration') continue;
+      try {
+        next.add(identity);
+      } catch (thrown) {
+        leftOut.push(toKeyslotError(thrown));
+        gaveWay.push(identity);
+      }
+    }
+    return () => {
+      const before = [...this.#byName.values()].filter(each => next.get(each.name) !== each);
+      this.#byName = next.#byName;
+      this.#byCredential = next.#byCredential;
+      this.#bySubject = next.#bySubject;
+      this.#gaveWay = gaveWay;
+      const isGone = ({ name }: Identity) => !this.#byName.has(name);
+      return {
+        configured: kept,
+        gone: before.filter(isGone).map(({ name }) => name),
+        changed: before.filter(each => !isGone(each)).map(({ name }) => name),
+        leftOut,
+      };
+    };
   }
 
   #refuseDouble({ name, recognisedBy }: Identity): void {

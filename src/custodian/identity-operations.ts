@@ -17,7 +17,7 @@ export function identityOperations(world: IdentityWorld): Operations<keyof typeo
     'create-identity': async ({ input }, _call, by) => {
       const { roles, grants, recognisedBy } = input.shape;
       const name = newName(input.identity);
-      if (recognisedBy && 'jwt' in recognisedBy && !world.issuers.includes(recognisedBy.jwt)) {
+      if (recognisedBy && 'jwt' in recognisedBy && !world.issuers().includes(recognisedBy.jwt)) {
         throw new KeyslotError(
           'IDENTITY_INVALID',
           `recognisedBy.jwt: no issuer ${said(recognisedBy.jwt)} is configured.`,
@@ -39,8 +39,12 @@ export function identityOperations(world: IdentityWorld): Operations<keyof typeo
         await tokens.revokeAllOf(name); // of somebody who had the name before, should any be left
         await rows.put(common);
       } catch (error) {
-        identities.remove(name);
+        if (identities.get(name) === powerless) identities.remove(name);
         throw error;
+      }
+      if (identities.get(name) !== powerless) {
+        await rows.remove(name); // the configuration has one of this name by now, and goes first
+        throw new KeyslotError('IDENTITY_EXISTS', `There is an identity ${name} already.`);
       }
       identities.remove(name);
       identities.add(identity);
@@ -58,7 +62,7 @@ export function identityOperations(world: IdentityWorld): Operations<keyof typeo
         await tokens.revokeAllOf(identity.name);
         await rows.remove(identity.name);
       } catch (error) {
-        identities.add({ ...identity, roles: [], grants: [] });
+        if (!identities.get(identity.name)) identities.add({ ...identity, roles: [], grants: [] });
         throw error;
       }
       return { output: viewOf(identity) };
@@ -82,7 +86,7 @@ export interface IdentityWorld {
   readonly rows: IdentityRows;
   readonly tokens: ApiTokens;
   /** The names of the configured issuers of JWTs. */
-  readonly issuers: readonly string[];
+  readonly issuers: () => readonly string[];
   /** Ends the PIN sessions of somebody who is gone. */
   readonly ended: (name: string) => void;
   readonly clock: Clock;

@@ -16,7 +16,7 @@ import type { PolicyView } from '../wire/policies.ts';
 export class PolicyBook {
   readonly #rows: StoredPolicies;
   readonly #refusePermissive: boolean;
-  readonly #policies = new Map<string, Kept>();
+  #policies = new Map<string, Kept>();
   readonly #ofKey = new Map<
     KeyId,
     { readonly record: KeyRecord; readonly policies: readonly CompiledPolicy[] }
@@ -33,26 +33,30 @@ export class PolicyBook {
    */
   static async open(rows: StoredPolicies, options: PolicyOptions): Promise<PolicyBook> {
     const book = new PolicyBook(rows, options.refusePermissive);
-    const { configured, now } = options;
-    const documents = new Map(configured.map(document => [parsePolicy(document).name, document]));
+    for (const row of await book.#stored(options)) book.#keep(row);
+    return book;
+  }
+
+  /**
+   * Takes other documents of the configuration into the store; they are in force once the returned function is
+   * called. What was put in place through the API meanwhile stays. POLICY_INVALID, STORE_FAILED.
+   */
+  async replacing(options: Pick<PolicyOptions, 'configured' | 'now'>): Promise<() => void> {
+    const rows = await this.#stored(options);
+    const next = new Map(rows.filter(isConfigured).map(row => [row.name, this.#compiled(row)]));
+    return () => {
+      const others = [...this.#policies].filter(([, { view }]) => !isConfigured(view));
+      this.#policies = new Map([...others, ...next]);
+      this.#ofKey.clear();
+    };
+  }
+
+  async #stored({ configured, now }: Pick<PolicyOptions, 'configured' | 'now'>) {
+    const documents = new Map(configured.map(document => [this.#checked(document).name, document]));
     if (documents.size < configured.length) {
       throw new KeyslotError('POLICY_INVALID', 'Two policies of the configuration have the same name.');
     }
-    for (const [name, document] of documents) {
-      book.#checked(document);
-      await rows.put({
-        name,
-        source: 'configuration',
-        document: { ...document },
-        at: now(),
-        by: 'configuration',
-      });
-    }
-    for (const row of await rows.current()) {
-      if (row.source === 'configuration' && !documents.has(row.name)) await rows.remove(row.name, now());
-      else book.#keep(row);
-    }
-    return book;
+    return this.#rows.putConfigured(documents, now());
   }
 
   /** The policies that a key is under. The same list until a policy or the key's record changes. */
@@ -118,13 +122,17 @@ export class PolicyBook {
   }
 
   #keep(row: StoredPolicy): void {
-    const document = this.#checked(row.document);
-    this.#policies.set(row.name, { compiled: compilePolicy(document, row.version), view: viewOf(row) });
+    this.#policies.set(row.name, this.#compiled(row));
     this.#ofKey.clear();
   }
 
+  #compiled(row: StoredPolicy): Kept {
+    return { compiled: compilePolicy(this.#checked(row.document), row.version), view: viewOf(row) };
+  }
+
   #refuseManaged(name: string): void {
-    if (this.#policies.get(name)?.view.source !== 'configuration') return;
+    const kept = this.#policies.get(name);
+    if (!kept || !isConfigured(kept.view)) return;
     throw new KeyslotError('POLICY_MANAGED', `The policy ${name} is kept in a file of the configuration.`);
   }
 }
@@ -168,6 +176,8 @@ const viewOf = ({ name, version, source, document, createdAt, createdBy }: Store
   createdAt,
   createdBy,
 });
+
+const isConfigured = ({ source }: Pick<PolicyView, 'source'>): boolean => source === 'configuration';
 
 const unknownPolicy = (name: string) =>
   new KeyslotError('POLICY_UNKNOWN', `There is no policy ${name.slice(0, 80)}.`);

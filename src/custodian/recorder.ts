@@ -201,6 +201,8 @@ export const traceOf: Readonly<Record<OperationName, 'sign' | 'change' | 'event'
   'show-health': 'read',
   metrics: 'read',
   drain: 'event',
+  reload: 'change',
+  'show-reload': 'read',
 };
 
 /** What an operation is about, from its input: ids only, never what is secret or large. */

@@ -13,14 +13,27 @@ export class Reopening implements Disposable {
   readonly #timers = new Map<SlotKeeper, NodeJS.Timeout>();
   #ended = false;
 
-  constructor(keepers: readonly SlotKeeper[], open: (keeper: SlotKeeper) => Promise<void>, log: Log) {
+  readonly #unfollow = new Map<SlotKeeper, () => void>();
+
+  constructor(open: (keeper: SlotKeeper) => Promise<void>, log: Log) {
     this.#open = open;
     this.#log = log;
-    for (const keeper of keepers) {
-      if (keeper.attended) continue;
-      keeper.onState(() => this.#look(keeper));
-      this.#look(keeper);
-    }
+  }
+
+  follow(keeper: SlotKeeper): void {
+    this.#unfollow.set(
+      keeper,
+      keeper.onState(() => this.#look(keeper)),
+    );
+    this.#look(keeper);
+  }
+
+  /** It is nobody's slot any more. */
+  forget(keeper: SlotKeeper): void {
+    this.#unfollow.get(keeper)?.();
+    this.#unfollow.delete(keeper);
+    clearTimeout(this.#timers.get(keeper));
+    this.#timers.delete(keeper);
   }
 
   [Symbol.dispose](): void {
@@ -47,11 +60,13 @@ export class Reopening implements Disposable {
       );
     }
     this.#timers.delete(keeper);
-    if (!this.#ended && needsOpening(keeper)) this.#tryIn(keeper, Math.min(bound_ms * 2, pause_ms_max));
+    if (!this.#ended && this.#unfollow.has(keeper) && needsOpening(keeper))
+      this.#tryIn(keeper, Math.min(bound_ms * 2, pause_ms_max));
   }
 }
 
 const needsOpening = (keeper: SlotKeeper): boolean =>
+  !keeper.attended &&
   keeper.state === 'failed' &&
   !keeper.holdsSession &&
   keeper.reason !== undefined &&

@@ -35,7 +35,7 @@ async function pipeline(order: Order, asking: Asking, desk: Desk, clock: StageCl
     clock?.enter('intent');
     const intent = await desk.intend(decoded, asking, verdict);
     try {
-      const made = await signed(decoded.message, asking, clock);
+      const made = await signed(decoded, asking, clock);
       clock?.enter('result');
       return await desk.release(intent, made);
     } catch (thrown) {
@@ -100,10 +100,11 @@ const grantFor = {
 } as const;
 
 async function signed(
-  message: Uint8Array,
-  { key, call }: Asking,
+  { message, kind }: Decoded,
+  { key, call, refuseMeanwhile }: Asking,
   clock: StageClock | undefined,
 ): Promise<Made> {
+  refuseMeanwhile(grantFor[kind]);
   inFlight += 1;
   try {
     clock?.enter('sign');

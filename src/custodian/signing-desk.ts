@@ -209,6 +209,8 @@ export interface Asking {
   readonly raw: boolean;
   /** PERMISSION_DENIED when the caller has no grant for this kind of signature. */
   readonly refuse: (kind: GrantOperation) => void;
+  /** The same, when the signature is about to be made: what has changed since then counts. */
+  readonly refuseMeanwhile: (kind: GrantOperation) => void;
   /** The place in a batch. */
   readonly item?: number;
   /** Measures a signature of the request, where somebody wants to know. */

@@ -31,8 +31,9 @@ export function signingOperations(
     operations: readonly GrantOperation[],
     { call, identity }: { call: Noted; identity: Identity },
     work: (asking: Asking) => Promise<T>,
-  ): Promise<T> =>
-    door.signing({ id, identity, call, operations }, (record, key) =>
+  ): Promise<T> => {
+    const entry = { id, identity, call, operations };
+    return door.signing(entry, (record, key) =>
       work({
         operation,
         call,
@@ -41,9 +42,11 @@ export function signingOperations(
         key,
         raw,
         refuse: kind => door.refuseKind(record, identity, kind),
+        refuseMeanwhile: kind => door.refuseMeanwhile(entry, record, kind),
         clock: () => stageClock(stages, call.notes, { operation, slot: record.slot }),
       }),
     );
+  };
   const one = async (asking: Asking, order: Order): Promise<Signed> => {
     try {
       return await signOne(order, asking, desk);

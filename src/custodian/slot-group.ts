@@ -13,7 +13,7 @@ import { GroupMember, isUnfitting, untilAborted } from './group-member.ts';
 import type { BoundSigner, Made, SlotKeeper } from './slot-keeper.ts';
 
 /** One group: which member signs, and which one next when that one cannot. */
-export class SlotGroup {
+export class SlotGroup implements Disposable {
   readonly id: string;
   readonly members: readonly GroupMember[];
   readonly #world: GroupsWorld;
@@ -25,18 +25,12 @@ export class SlotGroup {
   constructor({ id, members }: GroupSetting, world: GroupsWorld) {
     this.id = id;
     this.#world = world;
-    this.members = members.map(({ slot, weight }) => {
+    const found = members.map(({ slot, weight }) => {
       const keeper = world.keepers.get(slot);
       if (!keeper) throw invalid(id, `there is no slot ${slot}.`);
-      return new GroupMember({
-        keeper,
-        weight,
-        group: id,
-        clock: world.clock,
-        changed: () => this.#changed(),
-      });
+      return { keeper, weight };
     });
-    const [one, ...others] = this.members.map(({ keeper }) => keeper);
+    const [one, ...others] = found.map(({ keeper }) => keeper);
     const other = others.find(({ custody }) => custody !== one?.custody);
     if (one && other) {
       throw invalid(
@@ -44,6 +38,26 @@ export class SlotGroup {
         `${one.id} is ${one.custody} and ${other.id} is ${other.custody}: they must be alike.`,
       );
     }
+    const { clock } = world;
+    const changed = () => this.#changed();
+    this.members = found.map(member => new GroupMember({ ...member, group: id, clock, changed }));
+  }
+
+  [Symbol.dispose](): void {
+    for (const member of this.members) member[Symbol.dispose]();
+    this.#changed(); // whoever waits here looks again, and goes
+  }
+
+  /** Whether it would be the same if it were made of these. */
+  isOf({ id, members }: GroupSetting, keepers: ReadonlyMap<SlotId, SlotKeeper>): boolean {
+    return (
+      id === this.id &&
+      members.length === this.members.length &&
+      members.every(({ slot, weight }, at) => {
+        const member = this.members[at];
+        return member?.keeper === keepers.get(slot) && member?.weight === weight;
+      })
+    );
   }
 
   get state(): GroupState {

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { canaryKey } from '../custody/canary-key.ts';
 import {
   type CustodyLabel,
@@ -43,8 +44,7 @@ import {
  */
 export class SlotKeeper {
   readonly id: SlotId;
-  readonly access: AccessMode;
-  readonly #setting: SlotSetting;
+  #setting: SlotSetting;
   readonly #world: KeeperWorld;
   readonly #use = new KeyUse();
   readonly #crowd: Crowd;
@@ -63,7 +63,6 @@ export class SlotKeeper {
 
   private constructor(setting: SlotSetting, description: SlotDescription, world: KeeperWorld) {
     this.id = setting.slot.id;
-    this.access = setting.access;
     this.#setting = setting;
     this.#description = description;
     this.#world = world;
@@ -121,14 +120,16 @@ export class SlotKeeper {
     return this.#opened !== undefined;
   }
 
-  /** Calls the listener at every change of the state. */
-  onState(listener: (state: SlotState) => void): void {
+  /** Calls the listener at every change of the state, until the returned function is called. */
+  onState(listener: (state: SlotState) => void): () => void {
     this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
-  /** Calls the listener whenever `state`, `reason` or `presence` may have changed. */
-  onChange(listener: () => void): void {
+  /** Calls the listener whenever `state`, `reason` or `presence` may have changed, until the returned function is. */
+  onChange(listener: () => void): () => void {
     this.#watchers.add(listener);
+    return () => this.#watchers.delete(listener);
   }
 
   /** Whether a call made now is answered, waits for a device that was lost a moment ago, or is turned away. */
@@ -155,6 +156,11 @@ export class SlotKeeper {
     if (wait_ms === undefined) return;
     const detail = `A request to slot ${this.id} would wait for ${Math.round(wait_ms)} ms.`;
     throw new KeyslotError('SLOT_BUSY', detail, { retryAfter_s: Math.ceil(wait_ms / 1_000) });
+  }
+
+  /** What signing takes. */
+  get access(): AccessMode {
+    return this.#setting.access;
   }
 
   get custody(): CustodyLabel {
@@ -216,6 +222,28 @@ export class SlotKeeper {
       this.#opening = undefined;
     }
     await this.#firstProof(); // no part of the opening: a lock does not wait for it
+  }
+
+  /** Goes on with other terms; an open slot stays open. Another source of the PIN counts from the next opening on. */
+  adjust(terms: SlotTerms): void {
+    const { slot, fallback, canary } = this.#setting;
+    this.#setting = { slot, ...(fallback ? { fallback } : {}), ...terms };
+    const opened = this.#opened;
+    if (!opened || isDeepStrictEqual(canary, terms.canary)) return;
+    opened.canary?.[Symbol.dispose]();
+    opened.canary = this.#canaryOf(opened.session).canary;
+    void opened.canary?.try();
+  }
+
+  /**
+   * Looks whether the registered keys are all there, where the slot is open. A key that is not there as it should be
+   * signs no more, from now on. Answers which these are. The failures of the session.
+   */
+  async recheck(): Promise<readonly KeyId[]> {
+    const opened = this.#opened;
+    if (!opened) return [];
+    const harmful = await this.#lookInto(opened);
+    return harmful.map(({ key }) => key as KeyId);
   }
 
   /** Has the canary sign now. POWER_MISSING for a slot without one, SLOT_LOCKED and its kin. */
@@ -353,7 +381,7 @@ export class SlotKeeper {
     await this.#opened?.canary?.try();
   }
 
-  #canaryOf(session: Session): { canary?: Canary } {
+  #canaryOf(session: Session): { canary?: Canary | undefined } {
     const { canary: setting } = this.#setting;
     if (!setting) return {};
     const { clock, log, registry, canaryMade: recorded } = this.#world;
@@ -395,16 +423,19 @@ export class SlotKeeper {
 
   /** The token was away: the keys that are registered here are looked for again, behind the requests. */
   #lookAgain(opened: Opened): void {
-    const look = async () => {
-      const harmful = await this.#reconciliation.ofRegistered(opened.session);
-      if (opened !== this.#opened) return;
-      this.#findings = shown([...harmful, ...this.#findings.filter(isHarmless)]);
-      if (this.#state === 'open' || this.#reason === undefined) this.#enter(this.#standing(), undefined);
-    };
-    look().catch(thrown => {
+    this.#lookInto(opened).catch(thrown => {
       const error = toKeyslotError(thrown); // the next outage, most likely, which brings the next look
       this.#world.log.warn({ slot: this.id, err: error }, 'the keys of a slot could not be looked for');
     });
+  }
+
+  async #lookInto(opened: Opened): Promise<Findings> {
+    const harmful = await this.#reconciliation.ofRegistered(opened.session);
+    if (opened !== this.#opened) return [];
+    for (const { key } of harmful) opened.signers.delete(key as KeyId);
+    this.#findings = shown([...harmful, ...this.#findings.filter(isHarmless)]);
+    if (this.#state === 'open' || this.#reason === undefined) this.#enter(this.#standing(), undefined);
+    return harmful;
   }
 
   /** The PIN that opened the slot is refused now, so it is not spent again, here or by a successor. */
@@ -537,11 +568,15 @@ export class SlotKeeper {
 }
 
 /** What the configuration says of a slot, with its engine's slot already made. */
-export interface SlotSetting {
+export interface SlotSetting extends SlotTerms {
   readonly slot: Slot;
-  readonly access: AccessMode;
   /** What is said of the slot while it cannot describe itself; without it such a slot is a failure to start. */
   readonly fallback?: SlotDescription;
+}
+
+/** What can change while a slot is open. */
+export interface SlotTerms {
+  readonly access: AccessMode;
   /** False where credentials of the custodian take the place of a PIN; `readPin` then gives an empty one. */
   readonly hasPin?: boolean;
   /** Reads the PIN from its source, anew each time; absent for an attended slot. SECRET_UNREADABLE. */
@@ -597,7 +632,7 @@ interface Opened {
   readonly session: Session;
   readonly pinDigest: Buffer;
   readonly signers: Map<KeyId, Promise<BoundSigner>>;
-  readonly canary?: Canary;
+  canary?: Canary | undefined;
   /** Of a session that logs in again by itself: what it does so with, and how it is no longer followed. */
   readonly pin?: Secret;
   readonly unfollow?: () => void;

@@ -478,6 +478,26 @@ export const errorTable = {
   ),
 
   // Refused at start; those with 503 may also meet an operator who opens a slot.
+  RELOAD_BUSY: refused(
+    409,
+    'The configuration is being read already',
+    'Wait for it; keyslot reload --last shows what came of it.',
+  ),
+  RELOAD_NEEDS_RESTART: refused(
+    409,
+    'A setting that was changed takes a restart',
+    'Restart the appliance, or take the named changes back; nothing was changed.',
+  ),
+  RELOAD_REFUSED: refused(
+    422,
+    'The configuration was not taken',
+    'Correct what is named and reload again; everything goes on as before.',
+  ),
+  CERTIFICATE_EXPIRED: refused(
+    500,
+    'A certificate of the appliance is not valid now',
+    'Put a new certificate in its place, or correct the clock of the machine.',
+  ),
   CONFIG_INVALID: refused(500, 'The configuration is not valid', 'Correct the setting that is named.'),
   HOME_INVALID: refused(500, 'The state folder cannot be used', 'Check the folder, its owner and its mode.'),
   HOME_IN_USE: refused(500, 'Another appliance uses this state folder', 'Stop it, or use another --home.'),

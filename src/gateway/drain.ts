@@ -13,7 +13,7 @@ import { givenRequestId } from './request-terms.ts';
  * whoever spreads them has time to hear of it, and are then refused: SHUTTING_DOWN. What is in flight finishes.
  */
 export class Drain {
-  readonly #grace_ms: number;
+  #grace_ms: number;
   readonly #now_ms: () => number;
   readonly #listeners = new Set<(draining: boolean) => void>();
   #since_ms: number | undefined;
@@ -21,6 +21,11 @@ export class Drain {
   constructor(grace_ms = ordinaryGrace_ms, now_ms: () => number = () => performance.now()) {
     this.#grace_ms = grace_ms;
     this.#now_ms = now_ms;
+  }
+
+  /** How long requests are answered once it begins. */
+  set grace_ms(grace_ms: number) {
+    this.#grace_ms = grace_ms;
   }
 
   get draining(): boolean {

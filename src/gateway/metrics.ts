@@ -1,5 +1,5 @@
-import { X509Certificate } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { certificatesIn } from '../foundation/pem.ts';
 import { type Counter, Meters, reading } from '../wire/meters.ts';
 import { type Labels, type MetricInfo, type MetricName, metrics, type Series } from '../wire/metrics.ts';
 import { ProcessReadings } from '../wire/process-readings.ts';
@@ -63,19 +63,12 @@ export interface Expiry {
   readonly at: Date;
 }
 
-const certificatesIn = (pem: string): readonly X509Certificate[] =>
-  (pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []).map(
-    text => new X509Certificate(text),
-  );
-
 export const expiryReadings = (all: readonly Expiry[]): Series[] =>
   all
     .filter(({ at }) => !Number.isNaN(at.getTime()))
     .map(({ certificate, at }) =>
       reading('keyslot_certificate_expiry_timestamp_seconds', at.getTime() / 1_000, { certificate }),
     );
-
-export const expositionType = 'text/plain; version=0.0.4; charset=utf-8';
 
 /**
  * The text format of Prometheus, version 0.0.4: each name once with its help and type, and behind it all its lines, as

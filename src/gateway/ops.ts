@@ -6,18 +6,17 @@ import type { Log } from '../foundation/log.ts';
 import type { Custodian } from '../wire/custodian.ts';
 import { branch, type Check, CheckHistory, type CheckNode, worst } from '../wire/health-tree.ts';
 import { reading } from '../wire/meters.ts';
-import type { Series } from '../wire/metrics.ts';
+import { expositionType, type Series } from '../wire/metrics.ts';
 import type { Health, HealthCheck } from '../wire/views.ts';
 import { Drain } from './drain.ts';
 import { closed, lean } from './exchange.ts';
-import { type Expiry, expiryReadings, exposition, expositionType, GatewayMetrics } from './metrics.ts';
+import { type Expiry, expiryReadings, exposition, GatewayMetrics } from './metrics.ts';
 import { answer } from './problem.ts';
 
 /** The listener for whoever operates the appliance: no keys, no signatures, no credentials needed, and no changes. */
 export function createOps(custodian: Custodian, log: Log, seen: OpsView = {}): Express {
   const app = withHealth(lean(), custodian, seen);
-  const { gauges = new GatewayMetrics(), drain = new Drain() } = seen;
-  const history = new CheckHistory(() => new Date());
+  const { gauges = new GatewayMetrics(), drain = new Drain(), history = newHistory() } = seen;
   getOnly(app, '/v1/health', async (_request, response) => {
     const { status, body } = await healthOf(custodian, { ...seen, drain }, check => history.dated(check));
     answer(response, status, body);
@@ -35,12 +34,16 @@ export interface OpsView {
   readonly beside?: Beside | undefined;
   readonly drain?: Drain | undefined;
   readonly gauges?: GatewayMetrics | undefined;
+  /** Since when checks have been as they are. */
+  readonly history?: CheckHistory | undefined;
   /** How often each process has ended by itself and was started anew. */
   readonly restarts?: (() => Readonly<Record<string, number>>) | undefined;
   readonly expiries?: readonly Expiry[] | undefined;
   /** Open connections of each listener. */
   readonly connections?: (() => Promise<Readonly<Record<string, number>>>) | undefined;
 }
+
+export const newHistory = () => new CheckHistory(() => new Date());
 
 export type Beside = () => readonly HealthCheck[];
 

@@ -33,6 +33,7 @@ const tables: readonly ((custodian: Custodian) => Routes)[] = [
   policyRoutes,
   auditRoutes,
   identityRoutes,
+  serviceRoutes,
 ];
 
 function slotRoutes(custodian: Custodian): Routes {
@@ -86,6 +87,19 @@ function slotRoutes(custodian: Custodian): Routes {
     },
     '/v1/sessions/current': {
       delete: async ({ call }) => plain(ask('close-session', { input: {} }, call)),
+    },
+  };
+}
+
+function serviceRoutes(custodian: Custodian): Routes {
+  const ask = custodian.call.bind(custodian);
+  return {
+    '/v1/reload': {
+      get: async ({ call }) => plain(ask('show-reload', { input: {} }, call)),
+      post: async ({ call, body }) => {
+        await body(bodies.nothing);
+        return plain(ask('reload', { input: {} }, call));
+      },
     },
   };
 }

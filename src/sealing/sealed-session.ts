@@ -50,6 +50,7 @@ export class SealedSession implements Session, Generates, Imports, Exports, Dest
   async *keys(): AsyncIterable<KeyInfo> {
     this.#life.refuseEnded();
     const found = [...(await this.#files())];
+    await this.#forgetGone(found);
     // A few at a time: forms that derive a key for each file do that on several threads.
     for (let at = 0; at < found.length; at += listedAtOnce) {
       const some = found.slice(at, at + listedAtOnce);
@@ -112,6 +113,18 @@ export class SealedSession implements Session, Generates, Imports, Exports, Dest
       this.#loaded.clear();
       await this.#setting.closed();
     });
+  }
+
+  /** A key whose file somebody has taken away is no key any more, for those who hold its signer neither. */
+  async #forgetGone(found: readonly KeyFile[]): Promise<void> {
+    const present = new Set(found.map(({ id }) => id));
+    for (const [id, loading] of this.#loaded) {
+      if (present.has(id) || this.#changing.has(id)) continue;
+      const loaded = await loading.catch(() => undefined);
+      if (this.#loaded.get(id) !== loading || (await this.#filesOf(id)).length > 0) continue;
+      this.#loaded.delete(id);
+      loaded?.forget();
+    }
   }
 
   async #make(id: KeyId, seed: Secret): Promise<KeyInfo> {

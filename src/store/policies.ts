@@ -11,6 +11,10 @@ export class StoredPolicies {
 
   /** The newest version of each policy that is not deleted, by name. */
   async current(): Promise<readonly StoredPolicy[]> {
+    return this.#current();
+  }
+
+  #current(): readonly StoredPolicy[] {
     return this.#store
       .all(
         `SELECT * FROM policies AS each WHERE deleted_at IS NULL
@@ -37,39 +41,62 @@ export class StoredPolicies {
    * (0: there is no such policy).
    */
   async put(change: PolicyChange): Promise<StoredPolicy> {
-    const { name, source, expected } = change;
-    const document = JSON.stringify(change.document);
-    return this.#store.transaction(() => {
-      const held = this.#newest(name);
-      if (expected !== undefined && expected !== (held?.version ?? 0)) throw changed(name, held);
-      if (held?.source === source && JSON.stringify(held.document) === document) return held;
-      const version = this.#latest(name) + 1;
-      this.#store.run(
-        `INSERT INTO policies (name, version, source, document, created_at, created_by)
-         VALUES (?, ?, ?, ?, ?, ?)`,
-        name,
-        version,
-        source,
-        document,
-        change.at.toISOString(),
-        change.by,
-      );
-      return stored(this.#newest(name), name);
-    });
+    return this.#store.transaction(() => this.#put(change));
   }
 
   /** What was deleted; its versions stay to be read. POLICY_UNKNOWN. */
   async remove(name: string, at: Date): Promise<StoredPolicy> {
+    return this.#store.transaction(() => this.#remove(name, at));
+  }
+
+  /**
+   * Takes the documents of the configuration as new versions where they changed, and deletes those that it does not
+   * have any more; all of it or nothing. All policies that there are then, by name.
+   */
+  async putConfigured(
+    documents: ReadonlyMap<string, StoredPolicy['document']>,
+    at: Date,
+  ): Promise<readonly StoredPolicy[]> {
     return this.#store.transaction(() => {
-      const held = stored(this.#newest(name), name);
-      this.#store.run(
-        'UPDATE policies SET deleted_at = ? WHERE name = ? AND version = ?',
-        at.toISOString(),
-        name,
-        held.version,
-      );
-      return { ...held, deletedAt: at.toISOString() };
+      for (const [name, document] of documents) {
+        this.#put({ name, source: 'configuration', document: { ...document }, at, by: 'configuration' });
+      }
+      for (const { name, source } of this.#current()) {
+        if (source === 'configuration' && !documents.has(name)) this.#remove(name, at);
+      }
+      return this.#current();
     });
+  }
+
+  #put(change: PolicyChange): StoredPolicy {
+    const { name, source, expected } = change;
+    const document = JSON.stringify(change.document);
+    const held = this.#newest(name);
+    if (expected !== undefined && expected !== (held?.version ?? 0)) throw changed(name, held);
+    if (held?.source === source && JSON.stringify(held.document) === document) return held;
+    const version = this.#latest(name) + 1;
+    this.#store.run(
+      `INSERT INTO policies (name, version, source, document, created_at, created_by)
+       VALUES (?, ?, ?, ?, ?, ?)`,
+      name,
+      version,
+      source,
+      document,
+      change.at.toISOString(),
+      change.by,
+    );
+    return stored(this.#newest(name), name);
+  }
+
+  #remove(name: string, at: Date): StoredPolicy {
+    const held = stored(this.#newest(name), name);
+    this.#store.run(
+      'UPDATE policies SET deleted_at = ? WHERE name = ? AND version = ?',
+      at.toISOString(),
+      name,
+      held.version,
+    );
+    return { ...held, deletedAt: at.toISOString() };
   }
 
   #newest(name: string): StoredPolicy | undefined {

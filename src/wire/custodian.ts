@@ -7,6 +7,7 @@ import { identityOperations } from './identities.ts';
 import { metricsOperations } from './metrics.ts';
 import { id, nothing, once, operation, repeatable } from './operation.ts';
 import { policyOperations } from './policies.ts';
+import { reloadOperations } from './reload.ts';
 import {
   health,
   keyView,
@@ -210,6 +211,7 @@ export const operations = {
   health: operation(nothing, health, repeatable),
   ...healthTreeOperations,
   ...metricsOperations,
+  ...reloadOperations,
   /** Nothing but its record: what takes leave of its callers is the gateway. */
   drain: operation(z.strictObject({ drain: z.boolean() }), z.object({ draining: z.boolean() }), once),
 } as const;

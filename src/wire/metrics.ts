@@ -107,6 +107,10 @@ export const metrics = {
 } as const satisfies Record<string, MetricInfo>;
 
 export type MetricName = keyof typeof metrics;
+
+/** The media type of the text format of Prometheus. */
+export const expositionType = 'text/plain; version=0.0.4; charset=utf-8';
+
 export type Labels = Readonly<Record<string, string>>;
 
 export interface MetricInfo {

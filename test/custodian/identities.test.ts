@@ -1,13 +1,16 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ApiTokens } from '../../src/custodian/api-tokens.ts';
 import { type Grant, type GrantOperation, grantsOf, mayRead, mayUse } from '../../src/custodian/grants.ts';
 import { Identities, type Identity, type JwtClaims } from '../../src/custodian/identities.ts';
+import { identityOperations } from '../../src/custodian/identity-operations.ts';
 import { keyId, slotId } from '../../src/custody/ids.ts';
+import { KeyslotError } from '../../src/foundation/errors.ts';
 import { Secret } from '../../src/foundation/secret.ts';
 import type { Credential, OperationName, Request } from '../../src/wire/custodian.ts';
 import { grantOperations } from '../../src/wire/identities.ts';
 import { Device, pinText } from './device.ts';
-import { Lab, people, refusal, sha256 } from './lab.ts';
+import { HeldClock, Lab, people, refusal, sha256 } from './lab.ts';
 
 const known = (name: string, recognisedBy: NonNullable<Identity['recognisedBy']>): Identity => ({
   name,
@@ -260,4 +263,42 @@ describe('identities and tokens through the API', () => {
       'none',
     ]);
   });
+});
+
+describe('a reload while an identity is being made', () => {
+  const clock = new HeldClock();
+
+  it.each(['written', 'not written'] as const)(
+    'that brings one of the same name keeps that one, when the other is %s: IDENTITY_EXISTS or its failure',
+    async outcome => {
+      const identities = new Identities([]);
+      const configured = known('anna', { spki });
+      const removed: string[] = [];
+      const operations = identityOperations({
+        identities,
+        rows: {
+          all: async () => [],
+          put: async () => {
+            identities.replacing([configured])();
+            if (outcome === 'not written') throw new KeyslotError('STORE_FAILED', 'no space');
+          },
+          remove: async name => void removed.push(name),
+        },
+        tokens: { revokeAllOf: async () => undefined } as unknown as ApiTokens,
+        issuers: () => [],
+        ended: () => undefined,
+        clock,
+      });
+      const shape = { roles: ['signer' as const], grants: [] };
+      const making = operations['create-identity'](
+        { input: { identity: 'anna', shape } },
+        { requestId: 'r' },
+        people.admin,
+      );
+      expect(await refusal(making)).toBe(outcome === 'written' ? 'IDENTITY_EXISTS' : 'STORE_FAILED');
+      expect(identities.get('anna')).toBe(configured);
+      expect(removed).toEqual(outcome === 'written' ? ['anna'] : []);
+      expect(await whose(identities, { certificate: spki })).toBe('anna');
+    },
+  );
 });

@@ -89,6 +89,8 @@ function requestOf(name: OperationName, slot: string, key: string): Request<Oper
     'show-health': { input: {} },
     metrics: { input: {} },
     drain: { input: { drain: true } },
+    reload: { input: {} },
+    'show-reload': { input: {} },
   };
   return inputs[name];
 }

@@ -1,4 +1,7 @@
+import { execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createAuthority } from '../../src/appliance/certificates.ts';
@@ -9,10 +12,13 @@ import {
   type Appliance,
   base64,
   Client,
+  childrenOf,
+  eventually,
   expectProblem,
   type Home,
   prepareHome,
   type Reply,
+  root,
   serve,
 } from './appliance.ts';
 import { Chain, isSignature, other, readWire, signedBy, transfers, versions } from './transactions.ts';
@@ -659,4 +665,93 @@ describe('TLS', () => {
     if (!session) throw new Error('The appliance gave no session to resume.');
     return session;
   }
+});
+
+describe('a gateway that somebody has taken over', () => {
+  /** Tries what a process with the flags of the gateway may not do, each by itself; how each of them ended. */
+  const attempts = `
+    const attempt = (what, act) => {
+      try { act(); console.log(what, 'done'); } catch (error) { console.log(what, error.code); }
+    };
+    const { readFileSync, writeFileSync } = require('node:fs');
+    attempt('read', () => readFileSync('SECRET'));
+    attempt('write', () => writeFileSync('WRITTEN', ''));
+    attempt('start', () => require('node:child_process').execFileSync('true'));
+    attempt('thread', () => new (require('node:worker_threads').Worker)('', { eval: true }));
+    attempt('addon', () => process.dlopen({ exports: {} }, 'MODULE'));
+    attempt('own code', () => readFileSync('OWN'));
+  `;
+
+  it('reads no secret, writes nothing, starts nothing and loads no addon', async () => {
+    const gateway = await appliance.child('gateway');
+    const said = readFileSync(`/proc/${gateway}/cmdline`, 'utf8').split('\0');
+    const flags = said.slice(
+      1,
+      said.findIndex(each => each.includes('gateway-process')),
+    );
+    const script = attempts
+      .replace('SECRET', join(home.path, 'secrets', 'user.pin'))
+      .replace('WRITTEN', join(home.path, 'written'))
+      .replace('MODULE', home.module)
+      .replace('OWN', join(root, 'package.json'));
+    const run = execFileSync(process.execPath, [...flags, '-e', script], { encoding: 'utf8' });
+    const refused = ['read', 'write', 'start', 'thread'].map(what => `${what} ERR_ACCESS_DENIED`);
+    expect(run.trim().split('\n')).toEqual([...refused, 'addon ERR_DLOPEN_DISABLED', 'own code done']);
+  });
+});
+
+describe('somebody on the same host', () => {
+  const processes = (): readonly number[] => [appliance.pid, ...childrenOf(appliance.pid)];
+
+  /** The sockets of a process that listen for TCP. */
+  function listening(pid: number): readonly string[] {
+    const open = readdirSync(`/proc/${pid}/fd`).map(fd => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${fd}`);
+      } catch {
+        return ''; // closed meanwhile
+      }
+    });
+    return ['tcp', 'tcp6']
+      .flatMap(family => readFileSync(`/proc/${pid}/net/${family}`, 'utf8').split('\n'))
+      .map(line => line.trim().split(/ +/))
+      .filter(([, , , state, , , , , , inode]) => state === '0A' && open.includes(`socket:[${inode}]`))
+      .map(([, address = '']) => address);
+  }
+
+  it('opens no debugger with SIGUSR1, in none of the three processes', async () => {
+    const before = processes().map(listening);
+    expect(before.map(({ length }) => length).sort()).toEqual([0, 0, 2]);
+    // A Node that minds the signal: when it has opened its debugger, the others would have.
+    const waiting = 'setInterval(() => {}, 1_000); console.log();';
+    const minding = spawn(process.execPath, ['--inspect-port=0', '-e', waiting], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    try {
+      await new Promise(done => minding.stdout.once('data', done));
+      for (const pid of [...processes(), minding.pid ?? 0]) process.kill(pid, 'SIGUSR1');
+      await eventually('a debugger', () => listening(minding.pid ?? 0).length > 0);
+    } finally {
+      minding.kill();
+    }
+    expect(processes().map(listening)).toEqual(before);
+    expect((await developer.post(`${path}/sign-message`, { message: hello })).status).toBe(200);
+  });
+
+  if (process.geteuid?.() === 0)
+    it('reads neither memory nor environment of a process as another user, and traces none', () => {
+      const nobodys = ['--reuid=65534', '--regid=65534', '--clear-groups', 'head', '-c1'];
+      const reads = (file: string): string => {
+        try {
+          return execFileSync('setpriv', [...nobodys, file], { encoding: 'latin1', stdio: 'pipe' });
+        } catch (thrown) {
+          return String((thrown as { stderr?: unknown }).stderr);
+        }
+      };
+      expect(reads('/proc/self/environ')).toHaveLength(1);
+      // Opening `mem` takes the right to trace the process.
+      for (const pid of processes())
+        for (const file of ['mem', 'environ', 'auxv', 'maps'])
+          expect(reads(`/proc/${pid}/${file}`), file).toMatch(/Permission denied/);
+    });
 });

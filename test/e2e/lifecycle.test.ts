@@ -3,10 +3,11 @@ import { renameSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { lineValue, parseExposition } from '../gateway/exposition.ts';
 import {
   type Appliance,
   base64,
-  type Client,
+  Client,
   childrenOf,
   eventually,
   expectProblem,
@@ -238,18 +239,28 @@ describe('kill -9', () => {
     expect((await developer.get('/v1/slots/main')).json.findings).toEqual([]);
   });
 
-  it('of the gateway brings it back on the same port', async () => {
+  it('of the gateway brings it back on the same ports, counted, and draining as it was', async () => {
     const gateway = await appliance.child('gateway');
     await expectSigns();
+    expect((await developer.post('/v1/drain', {})).status).toBe(200);
     process.kill(gateway, 'SIGKILL');
     await appliance.child('gateway', gateway);
     const back = await eventually('an answer on the same port', () =>
       developer.get('/healthz').catch(() => undefined),
     );
     expect(back.status).toBe(200);
+    const ops = new Client(appliance.opsUrl, developer.tls);
+    const { json } = await eventually('an answer of the ops listener', () =>
+      ops.get('/readyz').catch(() => undefined),
+    );
+    expect(json.checks).toContainEqual({ id: 'drain', ok: false, state: 'draining' });
+    const numbers = parseExposition((await ops.get('/metrics')).text);
+    expect(lineValue(numbers, 'keyslot_draining')).toBe(1);
+    expect(lineValue(numbers, 'keyslot_process_restarts_total', { process: 'gateway' })).toBe(1);
+    expect((await developer.post('/v1/drain', { drain: false })).status).toBe(200);
+    expect((await ops.get('/readyz')).json.ready).toBe(true);
     await expectSigns();
-    const ops = await appliance.client('nobody').get('/readyz');
-    expect(ops.json.ready).toBe(true);
+    ops.close();
   });
 
   it('of the gateway under load makes no wrong signature', async () => {

@@ -10,6 +10,7 @@ import {
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
+import { createAuthority } from '../../src/appliance/certificates.ts';
 import type { ErrorCode } from '../../src/foundation/errors.ts';
 import { type Home, keyslot, prepareHome, processesOf, run, serve, type YamlConfig } from './appliance.ts';
 
@@ -27,6 +28,7 @@ beforeAll(async () => {
   hasty = join(home.path, 'policies', 'hasty.yaml');
   pinFile = join(home.path, 'secrets', 'user.pin');
   pin = readFileSync(pinFile, 'utf8');
+  await writeCertificates();
   return () => home.remove();
 });
 
@@ -40,6 +42,20 @@ afterEach(() => {
   rmSync(pinFile, { force: true });
   writeFileSync(pinFile, pin, { mode: 0o600 });
 });
+
+/** Of CAs whose time is over, or will be soon; what they have issued ends with them. */
+async function writeCertificates(): Promise<void> {
+  const days = { expired: -1 / 48, soon: 20 };
+  for (const [name, valid_days] of Object.entries(days)) {
+    const authority = await createAuthority(`${name} CA`, valid_days);
+    const { certificate, key } = await authority.issueServer(['localhost', '127.0.0.1', '::1']);
+    writeFileSync(join(home.path, 'tls', `${name}.crt`), certificate);
+    writeFileSync(join(home.path, 'tls', `${name}.key`), key, { mode: 0o600 });
+    writeFileSync(join(home.path, 'tls', `${name}-ca.crt`), authority.certificate);
+  }
+  const both = ['expired-ca.crt', 'ca.crt'].map(name => readFileSync(join(home.path, 'tls', name), 'utf8'));
+  writeFileSync(join(home.path, 'tls', 'both-ca.crt'), both.join('\n'));
+}
 
 /** Two tokens with one label: made with two, and renamed in the second's own file. */
 async function twinToken(twin: number): Promise<void> {
@@ -175,6 +191,26 @@ const cases: readonly Case[] = [
     },
   ],
   [
+    'an expired server certificate',
+    'CERTIFICATE_EXPIRED',
+    'tls.certificate',
+    config => {
+      config.tls = { certificate: 'tls/expired.crt', key: 'tls/expired.key', clientCa: 'tls/ca.crt' };
+    },
+  ],
+  [
+    'an expired CA of clients',
+    'CERTIFICATE_EXPIRED',
+    'tls.clientCa',
+    config => {
+      config.tls = {
+        certificate: 'tls/server.crt',
+        key: 'tls/server.key',
+        clientCa: 'tls/expired-ca.crt',
+      };
+    },
+  ],
+  [
     'an unknown setting',
     'CONFIG_INVALID',
     'listen.hots',
@@ -247,6 +283,22 @@ function libc(): string {
   const folders = ['/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/lib64', '/lib'];
   return folders.map(folder => join(folder, 'libc.so.6')).find(path => existsSync(path)) ?? '/lib/libc.so.6';
 }
+
+describe('certificates that are good enough to start with', () => {
+  it('are told of when they end soon, or one CA of several has ended', async () => {
+    home.configure(config => {
+      config.tls = { certificate: 'tls/soon.crt', key: 'tls/soon.key', clientCa: 'tls/both-ca.crt' };
+    });
+    expect((await (await serve(home)).stop()).status).toBe(0);
+    const said = readFileSync(home.log, 'utf8')
+      .split('\n')
+      .filter(line => line.includes('"setting":"tls.'))
+      .map(line => JSON.parse(line) as { level: string | number; setting: string; expiresAt: string });
+    expect(said.map(({ setting }) => setting)).toEqual(['tls.certificate', 'tls.clientCa']);
+    const [soon, over] = said.map(({ expiresAt }) => Date.parse(expiresAt) - Date.now());
+    expect([(soon ?? 0) > 0, (over ?? 0) < 0]).toEqual([true, true]);
+  });
+});
 
 describe('a wrong PIN', () => {
   it('is shown to the token once, however often the appliance is started, until its file is corrected', async () => {

@@ -15,16 +15,21 @@ afterAll(async () => {
   home?.remove();
 });
 
-/** `keyslot slots open main` on a terminal of its own (util-linux script), typing once it asks for the PIN. */
-function typing(keys: string): Promise<{ status: number | null; shown: string }> {
-  const command = `'${keyslot}' slots open main --home '${home.path}'`;
+interface Ended {
+  readonly status: number | null;
+  readonly shown: string;
+}
+
+/** A command on a terminal of its own (util-linux script), where something is typed once it shows what is waited for. */
+function typing(keys: string, args: string, awaited: (shown: string) => boolean): Promise<Ended> {
+  const command = `'${keyslot}' ${args} --home '${home.path}'`;
   const child = spawn('script', ['-qec', command, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const { promise, resolve } = Promise.withResolvers<{ status: number | null; shown: string }>();
+  const { promise, resolve } = Promise.withResolvers<Ended>();
   let shown = '';
   let typed = false;
   child.stdout.on('data', chunk => {
     shown += String(chunk);
-    if (!typed && shown.includes('PIN of slot main: ')) {
+    if (!typed && awaited(shown)) {
       typed = true;
       child.stdin.write(keys);
     }
@@ -33,11 +38,14 @@ function typing(keys: string): Promise<{ status: number | null; shown: string }>
   return promise;
 }
 
+const openingMain = (keys: string): Promise<Ended> =>
+  typing(keys, 'slots open main', shown => shown.includes('PIN of slot main: '));
+
 it('asks for a PIN on a terminal and does not show what is typed', async () => {
   const client = appliance.client();
   await client.post('/v1/slots/main/lock', {});
   const pin = home.secret('user.pin');
-  const { status, shown } = await typing(`${pin}\r`);
+  const { status, shown } = await openingMain(`${pin}\r`);
   expect(status).toBe(0);
   expect(shown).not.toContain(pin);
   expect((await client.get('/v1/slots/main')).json.state).toBe('open');
@@ -46,8 +54,16 @@ it('asks for a PIN on a terminal and does not show what is typed', async () => {
 
 it('is left with Ctrl-C and with Ctrl-D, as refused', async () => {
   for (const key of ['\x03', '\x04']) {
-    const { status, shown } = await typing(key);
+    const { status, shown } = await openingMain(key);
     expect(shown).toContain('REQUEST_ABORTED');
     expect(status).toBe(1);
   }
+});
+
+it('is painted anew by status --watch at every look, until Ctrl-C, which is no failure', async () => {
+  const looks = (shown: string) => shown.split('\x1b[H\x1b[J').length - 1;
+  const { status, shown } = await typing('\x03', 'status --watch', text => looks(text) > 1);
+  expect(status).toBe(0);
+  expect(looks(shown)).toBeGreaterThan(1);
+  for (const painted of shown.split('\x1b[H\x1b[J').slice(1)) expect(painted).toContain('slot main');
 });

@@ -8,9 +8,13 @@ import type { Answered } from './open-house.ts';
 export const document = JSON.parse(JSON.stringify(openApiDocument('0.0.0'))) as Document;
 
 export interface Document {
-  readonly paths: Readonly<Record<string, Readonly<Record<string, DocumentedOperation>>>>;
+  readonly paths: Readonly<Record<string, DocumentedPath>>;
   readonly components: Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, unknown>>>>>>;
 }
+
+export type DocumentedPath = { readonly servers?: readonly { readonly url: string }[] } & Readonly<
+  Partial<Record<HttpOperation['method'], DocumentedOperation>>
+>;
 
 export interface DocumentedOperation {
   readonly operationId: string;
@@ -84,7 +88,8 @@ export function undocumented({ operation, described }: Documented, answered: Ans
   const found: string[] = [];
   if (headers['content-type'] !== type) found.push(`the type ${headers['content-type']}`);
   const validate = body && validatorOf(body.schema);
-  if (!validate?.(json)) found.push(`${text.slice(0, 300)}: ${ajv.errorsText(validate?.errors)}`);
+  if (!validate?.(type.startsWith('text/') ? text : json))
+    found.push(`${text.slice(0, 300)}: ${ajv.errorsText(validate?.errors)}`);
   for (const name of ['request-id', 'www-authenticate'])
     if (Object.keys(named).some(each => each.toLowerCase() === name) && headers[name] === undefined)
       found.push(`no header ${name}`);

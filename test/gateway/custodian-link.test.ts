@@ -234,6 +234,8 @@ describe('both bindings', () => {
     ['admin', 'prune-audit', { below: 1 }],
     ['signer', 'drain', { drain: true }],
     ['operator', 'drain', { drain: true }],
+    ['operator', 'reload', {}],
+    ['auditor', 'show-reload', {}],
     ['nobody', 'show-health', {}],
     ['nobody', 'metrics', {}],
   ];

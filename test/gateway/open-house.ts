@@ -1,18 +1,27 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { type ClientRequest, createServer, Agent as HttpAgent, request, type Server } from 'node:http';
+import {
+  type ClientRequest,
+  createServer,
+  Agent as HttpAgent,
+  type RequestListener,
+  request,
+  type Server,
+} from 'node:http';
 import { type AddressInfo, createServer as createSocketServer, type Server as SocketServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Role } from '../../src/custodian/grants.ts';
 import type { Identity } from '../../src/custodian/identities.ts';
+import type { Configuration } from '../../src/custodian/reload.ts';
 import type { SlotSetting } from '../../src/custodian/slot-keeper.ts';
 import { generates, type Slot } from '../../src/custody/engine.ts';
 import { keyId, slotId } from '../../src/custody/ids.ts';
 import { createMemoryEngine } from '../../src/engines/memory/index.ts';
+import { KeyslotError } from '../../src/foundation/errors.ts';
 import { silentLog } from '../../src/foundation/log.ts';
 import { Secret } from '../../src/foundation/secret.ts';
 import { Drain, withDrain } from '../../src/gateway/drain.ts';
-import { withHealth } from '../../src/gateway/ops.ts';
+import { createOps, withHealth } from '../../src/gateway/ops.ts';
 import { createApi } from '../../src/gateway/routes.ts';
 import { withVaultTransit } from '../../src/gateway/vault-transit.ts';
 import { withWallets } from '../../src/gateway/wallets.ts';
@@ -49,12 +58,17 @@ export class OpenHouse implements AsyncDisposable {
   readonly lab: Lab;
   readonly node: RpcNode;
   readonly folder: string;
+  readonly #files: Files;
   readonly #opened: AsyncDisposableStack;
 
-  private constructor(parts: { lab: Lab; node: RpcNode; folder: string }, opened: AsyncDisposableStack) {
+  private constructor(
+    parts: { lab: Lab; node: RpcNode; folder: string; files: Files },
+    opened: AsyncDisposableStack,
+  ) {
     this.lab = parts.lab;
     this.node = parts.node;
     this.folder = parts.folder;
+    this.#files = parts.files;
     this.#opened = opened;
   }
 
@@ -71,6 +85,7 @@ export class OpenHouse implements AsyncDisposable {
       slots.push(...(await engine.slots()));
     }
     await withUnknownKey(slots[0]);
+    const files: Files = { broken: false };
     const lab = await Lab.with(
       {
         identities: [...Object.keys(people).map(name => identityOf(name as Person)), robotIdentity],
@@ -86,6 +101,7 @@ export class OpenHouse implements AsyncDisposable {
         ]),
         apiTokens: { key: Secret.fromBytes(new Uint8Array(32).fill(7)), max_s: 90 * 86_400 },
         exports: true,
+        source: async () => sameAs(files),
         slots: slots.map(slotSetting),
       },
       ...slots.map(slot => ({ slot, source: () => pinText })),
@@ -93,7 +109,12 @@ export class OpenHouse implements AsyncDisposable {
     opened.use(lab);
     const [failure] = await lab.custodian.openUnattended();
     if (failure) throw failure;
-    return new OpenHouse({ lab, node, folder }, opened.move());
+    return new OpenHouse({ lab, node, folder, files }, opened.move());
+  }
+
+  /** Whether the files of the configuration say something wrong when they are read again. */
+  set brokenFiles(broken: boolean) {
+    this.#files.broken = broken;
   }
 
   /** The routes before whichever custodian, at a URL. */
@@ -101,7 +122,15 @@ export class OpenHouse implements AsyncDisposable {
     custodian: Custodian = this.lab.custodian,
     { rpcUrl, namespace }: { rpcUrl?: string; namespace?: string } = { rpcUrl: this.node.url },
   ): Promise<string> {
-    const app = everyRoute(custodian, { rpcUrl, namespace });
+    return this.#listen(everyRoute(custodian, { rpcUrl, namespace }));
+  }
+
+  /** The routes of the ops listener before whichever custodian, at a URL. */
+  serveOps(custodian: Custodian = this.lab.custodian): Promise<string> {
+    return this.#listen(createOps(custodian, silentLog));
+  }
+
+  #listen(app: RequestListener): Promise<string> {
     const server = createServer({ keepAliveTimeout: 75_000 }, app);
     this.#opened.defer(() => closed(server));
     return listening(server);
@@ -256,3 +285,34 @@ const closedSocket = (server: SocketServer): Promise<void> =>
   new Promise(done => {
     server.close(() => done());
   });
+
+interface Files {
+  broken: boolean;
+}
+
+/** What is read again and says what it said before. */
+function sameAs({ broken }: Files): Configuration {
+  if (broken) throw new KeyslotError('CONFIG_INVALID', 'keyslot.yaml: slots: Too small.');
+  const none = { added: [], changed: [], removed: [] };
+  return {
+    diff: {
+      slots: none,
+      groups: none,
+      identities: none,
+      jwtIssuers: none,
+      policies: none,
+      certificates: [],
+      settings: [],
+    },
+    slots: { all: [], added: [], adjusted: [] },
+    groups: [],
+    people: { identities: [] },
+    policies: [],
+    sessions: { idle_ms: 1_000, absolute_ms: 1_000 },
+    approvals: new Map(),
+    exports: false,
+    keep: async () => undefined,
+    retire: async () => undefined,
+    [Symbol.asyncDispose]: async () => undefined,
+  };
+}

@@ -7,6 +7,7 @@ import { CustodianLink } from '../../src/gateway/custodian-link.ts';
 import { exampleMessage, exampleSeed, exampleTransaction } from '../../src/wire/api/examples.ts';
 import type { HttpOperation } from '../../src/wire/api/http-operation.ts';
 import { pinText } from '../custodian/device.ts';
+import { Lab } from '../custodian/lab.ts';
 import { type Documented, documented, undocumented } from './api-document.ts';
 import { type Answered, OpenHouse, type Person, type Sent, send } from './open-house.ts';
 
@@ -16,7 +17,12 @@ import { type Answered, OpenHouse, type Person, type Sent, send } from './open-h
  */
 
 let house: OpenHouse;
+let empty: Lab;
 let well: string;
+/** The ops listener: of this custodian, of one without a key, and of one that is stopping. */
+let ops: string;
+let keyless: string;
+let stoppingOps: string;
 /** Behind other configurations: no Solana node, and a namespace. */
 let elsewhere: string;
 /** Before custodians that are not well: one that answers nonsense, one that never answers, one that is stopping. */
@@ -31,12 +37,17 @@ beforeAll(async () => {
   elsewhere = await house.serve(house.lab.custodian, { namespace: 'prod' });
   broken = await house.serve(linkTo(await house.nonsense()));
   stopping = await house.serve(disposed(linkTo(join(house.folder, 'nobody.sock'))));
+  ops = await house.serveOps();
+  empty = await Lab.start();
+  keyless = await house.serveOps(empty.custodian);
+  stoppingOps = await house.serveOps(disposed(linkTo(join(house.folder, 'nobody.sock'))));
   await prepare();
 });
 
 afterAll(async () => {
   for (const link of links) link[Symbol.dispose]();
   await house[Symbol.asyncDispose]();
+  await empty[Symbol.asyncDispose]();
 });
 
 function linkTo(path: string): CustodianLink {
@@ -281,7 +292,23 @@ const cases: Readonly<Record<string, Cases>> = {
   'revoke-token': {
     200: async () => ({ given: { id: fieldOf(await post('/v1/tokens', { identity: 'payments' }), 'id') } }),
   },
+  reload: {
+    422: () => {
+      house.brokenFiles = true;
+      return {
+        restore: async () => {
+          house.brokenFiles = false;
+        },
+      };
+    },
+  },
   readyz: { 503: () => ({ base: stopping }) },
+  'show-health': {
+    200: () => ({ base: ops }),
+    501: () => ({ base: keyless }),
+    503: () => ({ base: stoppingOps }),
+  },
+  metrics: { 200: () => ({ base: ops }) },
   'vault-health': { 503: () => ({ base: stopping }) },
   'create-wallet': { 423: locked('main') },
   'list-wallets': { 400: () => ({ given: { cursor: 'none' } }) },

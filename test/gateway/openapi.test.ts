@@ -4,6 +4,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { rights } from '../../src/custodian/authority.ts';
 import { traceOf } from '../../src/custodian/recorder.ts';
 import { type ErrorCode, errorTable } from '../../src/foundation/errors.ts';
+import { silentLog } from '../../src/foundation/log.ts';
+import { createOps } from '../../src/gateway/ops.ts';
+import type { Listener } from '../../src/wire/api/http-operation.ts';
 import { httpApi } from '../../src/wire/api/table.ts';
 import { isOperation } from '../../src/wire/custodian.ts';
 import { type Content, document, documented, resolved, validatorOf } from './api-document.ts';
@@ -13,10 +16,12 @@ import { everyRoute, OpenHouse, send } from './open-house.ts';
 
 let house: OpenHouse;
 let url: string;
+let ops: string;
 
 beforeAll(async () => {
   house = await OpenHouse.open();
   url = await house.serve();
+  ops = await house.serveOps();
 });
 
 afterAll(() => house[Symbol.asyncDispose]());
@@ -46,18 +51,31 @@ describe('the routes', () => {
       .map(route => route.replaceAll(/:(\w+)/g, '{$1}'))
       .sort();
 
+  const describedFor = (listener: Listener): string[] =>
+    httpApi
+      .filter(({ listeners = ['api'] }) => listeners.includes(listener))
+      .map(({ method, path }) => `${method} ${path}`)
+      .sort();
+
   it('of the gateway are those of the document, every one', () => {
-    const described = httpApi.map(({ method, path }) => `${method} ${path}`).sort();
+    const described = describedFor('api');
     expect(routesOf(everyRoute(house.lab.custodian))).toEqual(described);
     expect(new Set(described).size).toBe(described.length);
   });
 
+  it('of the ops listener are those of which the document says that they are there', () => {
+    expect(routesOf(createOps(house.lab.custodian, silentLog))).toEqual(describedFor('ops'));
+    const [, elsewhere] = document.paths['/healthz']?.servers ?? [];
+    expect(document.paths['/metrics']?.servers).toEqual([elsewhere]);
+  });
+
   it('take no other method than they say, and say which', async () => {
-    for (const [path, methods] of Object.entries(document.paths)) {
+    for (const [path, { servers, ...methods }] of Object.entries(document.paths)) {
       const allowed = Object.keys(methods).map(method => method.toUpperCase());
+      const at = servers?.length === 1 ? ops : url;
       for (const method of ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']) {
         if (allowed.includes(method)) continue;
-        const answered = await send(url, { method, path: path.replaceAll(/[{}]/g, '') });
+        const answered = await send(at, { method, path: path.replaceAll(/[{}]/g, '') });
         const said = String(answered.headers.allow).split(', ').sort();
         expect({ status: answered.status, said }, `${method} ${path}`).toEqual({
           status: 405,
@@ -141,6 +159,7 @@ const elsewhere: readonly ErrorCode[] = [
   'METHOD_NOT_ALLOWED',
   // Refusals at start, and what the command line says of itself.
   'APPLIANCE_UNREACHABLE',
+  'CERTIFICATE_EXPIRED',
   'HOME_INVALID',
   'HOME_IN_USE',
   'PORT_IN_USE',

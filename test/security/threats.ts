@@ -16,7 +16,8 @@ export interface Proof {
   readonly test: string;
 }
 
-const of = (file: string, ...tests: readonly string[]): readonly Proof[] =>
+/** Tests of one file. */
+export const of = (file: string, ...tests: readonly string[]): readonly Proof[] =>
   tests.map(test => ({ file, test }));
 
 export const threats: readonly Threat[] = [
@@ -111,6 +112,12 @@ export const threats: readonly Threat[] = [
         'none of them is found in anything that the appliance said, logged or stored',
       ),
       ...of('foundation/secret.test.ts', 'says [secret] and nothing else of itself %s'),
+      ...of(
+        'gateway/request-log.test.ts',
+        'names neither the path nor the query of a request, nor a key that there is not',
+        'names the rules that refused, and no text of the error',
+      ),
+      ...of('gateway/ops.test.ts', 'names no key, nobody, no address and no request'),
     ],
   },
   {
@@ -314,6 +321,63 @@ export const threats: readonly Threat[] = [
     ),
   },
   {
+    row: 25,
+    attacker: 'another user of the same host',
+    tries: 'to read memory, core files or secrets of the processes, or to have a debugger opened',
+    defence:
+      'A user of its own, folders and sockets of its owner alone; no core files; no debugger by a signal; in the image and the unit Node’s file is execute-only, so that no process of the same user may attach either.',
+    proof: [
+      ...of(
+        'e2e/api.test.ts',
+        'reads neither memory nor environment of a process as another user, and traces none',
+        'opens no debugger with SIGUSR1, in none of the three processes',
+      ),
+      ...of(
+        'e2e/cli.test.ts',
+        'are in nothing that was printed or logged, in no argument and in no environment',
+      ),
+      ...of(
+        'packaging/core-dumps.test.ts',
+        'keeps memory out of core files, of this process and of those that start from it',
+        'runs the command with no room for a core file and with the filter set, whatever its shell allows',
+      ),
+      ...of('appliance/home.test.ts', 'is made for its owner alone, and one that is looser is made so'),
+      ...of('custodian/server.test.ts', 'can be opened by its owner alone'),
+      ...of(
+        'packaging/image.test.ts',
+        'starts Node without core files, code from strings, prototype tricks, and a signal that opens a debugger',
+      ),
+      ...of(
+        'packaging/systemd.test.ts',
+        'allows what services do, less what reaches into the kernel or into other processes',
+      ),
+    ],
+  },
+  {
+    row: 26,
+    attacker: 'whoever reads the memory of the custodian',
+    tries: 'to find PINs and seeds of slots that are not in use',
+    defence:
+      'A `Secret` lies outside the heap that V8 moves, and is zero-filled when it is done with; a seed is unsealed for one signature. What is left over below, of an HSM’s PIN most of all, is under “not protected”.',
+    proof: [
+      ...of(
+        'security/memory.test.ts',
+        'a slot that is locked leaves neither its PIN nor a seed in the memory of its process',
+      ),
+      ...of(
+        'foundation/secret.test.ts',
+        'are zero-filled when it is disposed',
+        'are zero-filled at the end of a using block, also when it throws',
+      ),
+      ...of('sealing/sealed-session.test.ts', 'lives for one signature when nothing may be kept'),
+      ...of(
+        'engines/pkcs11/wrapped-device.test.ts',
+        'leaves no seed in the buffers that the token was lent, neither after success nor after an abort',
+      ),
+      ...of('custodian/pin-guard.test.ts', 'has the PIN that it sent wiped behind it'),
+    ],
+  },
+  {
     row: 27,
     attacker: 'whoever measures time',
     tries: 'to guess a secret byte by byte',
@@ -357,6 +421,48 @@ export const threats: readonly Threat[] = [
       ...of(
         'security/dual-control.test.ts',
         'is over after fifteen minutes, and no clock that is set revives it',
+      ),
+    ],
+  },
+  {
+    row: 30,
+    attacker: 'whoever copies or puts back a virtual machine',
+    tries: 'to have two appliances write, or to undo what was counted, revoked and recorded',
+    defence:
+      'A state folder is held by one appliance, its log by one writer; the store knows how far the log was, and a witness how far both were. Nothing random is used twice that matters: Ed25519 needs no random nonce, and sessions end with their process.',
+    proof: [
+      ...of(
+        'appliance/home.test.ts',
+        'is taken by one at a time, and free when that one lets go',
+        'is taken across processes, and free the moment its process is killed',
+      ),
+      ...of('audit/writer.test.ts', 'has one writer'),
+      ...of(
+        'custodian/ledger.test.ts',
+        'refuses a log that is shorter than what was counted',
+        'refuses another log in its place, longer or not',
+      ),
+      ...of(
+        'audit/witnesses.test.ts',
+        'refuses the start of a log that was put back with its checkpoints, or forked',
+        'stops a log when another one writes under its name',
+      ),
+      ...of('audit/verify.test.ts', 'two machines went on from one snapshot, and their lines are joined'),
+      ...of('custodian/caller-sessions.test.ts', 'does not survive a restart'),
+    ],
+  },
+  {
+    row: 'gateway',
+    attacker: 'whoever has taken over the gateway',
+    tries: 'to get at keys, files or other programs of the host',
+    defence:
+      'It runs under Node’s permission model: it reads its own code, and has no key, no PIN of a token and no addon. The socket of the custodian gives answers, not keys.',
+    proof: [
+      ...of('e2e/api.test.ts', 'reads no secret, writes nothing, starts nothing and loads no addon'),
+      ...of(
+        'custodian/server.test.ts',
+        'survives whatever bytes come, before the greeting and behind it',
+        'passes failures on with their code and their Retry-After, and never the text from below',
       ),
     ],
   },

@@ -11,7 +11,7 @@ type Options = SharedOptions & { port?: number; opsPort?: number };
 
 export function addServe(program: Command, shared: (command: Command) => Command): void {
   shared(program.command('serve'))
-    .description('run the appliance until SIGTERM or Ctrl-C')
+    .description('run the appliance until SIGTERM or Ctrl-C; SIGHUP reloads, SIGUSR2 drains')
     .option('--port <port>', 'listen here instead of listen.port; ops follows 1,000 above', portNumber)
     .option('--ops-port <port>', 'listen here instead of ops.port', portNumber)
     .action(serve);
@@ -25,10 +25,13 @@ async function serve(options: Options): Promise<void> {
   if (backend) await preparePageHome(backend, config, log);
   const stop = Promise.withResolvers<void>();
   // From before the start: a signal during it must not leave half an appliance behind.
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => stop.resolve());
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop.resolve());
   let supervisor: Supervisor | undefined;
   process.on('SIGUSR2', () => supervisor?.drain());
-  supervisor = await Supervisor.start(config, log);
+  // Of a terminal that was closed it means the end, of anything else that the files are to be read again.
+  const isOfTerminal = process.stdin.isTTY;
+  process.on('SIGHUP', () => (isOfTerminal ? stop.resolve() : supervisor?.reload()));
+  supervisor = await Supervisor.start(config, log, { reread: () => withPorts(configOf(options), options) });
   announce(supervisor, options.json === true);
   await stop.promise;
   log.info({}, 'stopping: answering what is in flight, then ending the logins');

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { auditStatusView, receipt } from '../audit.ts';
 import { operations } from '../custodian.ts';
+import { checkNode } from '../health-tree.ts';
 import { bodies } from '../http.ts';
 import { apiTokenView, grant, identityBodies, identityView, recognition } from '../identities.ts';
 import { approvalView, freezeView, policyView } from '../policies.ts';
@@ -69,7 +70,11 @@ export const components = {
   IssuedToken: replies.issuedToken,
   Alive: replies.alive,
   Health: health,
+  Check: checkNode,
+  Exposition: replies.exposition,
   Drained: operations.drain.output,
+  Reloaded: operations.reload.output,
+  LastReload: operations['show-reload'].output,
   OpenApi: replies.openApi,
 
   // What is sent.

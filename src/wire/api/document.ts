@@ -1,7 +1,14 @@
 import { STATUS_CODES } from 'node:http';
 import { errorTable } from '../../foundation/errors.ts';
 import { componentRef, componentSchemas, components, inlineSchema, type JsonSchema } from './components.ts';
-import { groups, type HttpOperation, type Parameter, statusOf, type Tag } from './http-operation.ts';
+import {
+  groups,
+  type HttpOperation,
+  type Listener,
+  type Parameter,
+  statusOf,
+  type Tag,
+} from './http-operation.ts';
 import { httpApi } from './table.ts';
 
 /**
@@ -18,7 +25,7 @@ export function openApiDocument(version: string): OpenApiDocument {
       description:
         'Bytes are standard base64 with padding; signatures and public keys are answered in base58 and base64. Unknown fields are refused. The parts of other programs (`wallets`, `vault`) are served where the configuration turns them on; Vault’s under the mount that is configured.',
     },
-    servers: [{ url: 'https://127.0.0.1:8443' }],
+    servers: [servers.api],
     tags: Object.entries(tags).map(([name, description]) => ({ name, description })),
     security: identified,
     paths: pathsOf(httpApi),
@@ -38,10 +45,10 @@ export function openApiDocument(version: string): OpenApiDocument {
 export interface OpenApiDocument {
   readonly openapi: string;
   readonly info: Readonly<Record<string, unknown>>;
-  readonly servers: readonly { readonly url: string }[];
+  readonly servers: readonly Server[];
   readonly tags: readonly { readonly name: string; readonly description: string }[];
   readonly security: readonly Security[];
-  readonly paths: Readonly<Record<string, Readonly<Record<string, OpenApiOperation>>>>;
+  readonly paths: Readonly<Record<string, OpenApiPath>>;
   readonly components: {
     readonly schemas: Readonly<Record<string, JsonSchema>>;
     readonly parameters: Readonly<Record<string, object>>;
@@ -49,6 +56,16 @@ export interface OpenApiDocument {
     readonly responses: Readonly<Record<string, OpenApiResponse>>;
     readonly securitySchemes: Readonly<Record<string, object>>;
   };
+}
+
+/** A path that is not, or not only, on the listener of callers says where it is. */
+export type OpenApiPath = { readonly servers?: readonly Server[] } & Readonly<
+  Partial<Record<HttpOperation['method'], OpenApiOperation>>
+>;
+
+interface Server {
+  readonly url: string;
+  readonly description: string;
 }
 
 export interface OpenApiOperation {
@@ -73,6 +90,15 @@ type Security = Readonly<Record<string, readonly string[]>>;
 interface Ref {
   readonly $ref: string;
 }
+
+const servers: Readonly<Record<Listener, Server>> = {
+  api: { url: 'https://127.0.0.1:8443', description: 'The listener of callers, as `listen` has it.' },
+  ops: {
+    url: 'https://127.0.0.1:9443',
+    description:
+      'The ops listener, as `ops` has it: for whoever operates the appliance, without credentials.',
+  },
+};
 
 const tags: Readonly<Record<Tag, string>> = {
   signing: 'Signatures, and their check.',
@@ -122,10 +148,17 @@ function pathsOf(operations: readonly HttpOperation[]): OpenApiDocument['paths']
   return Object.fromEntries(
     [...byPath].map(([path, ofPath]) => [
       path,
-      Object.fromEntries(ofPath.map(each => [each.method, operationOf(each)])),
+      {
+        ...serversOf(ofPath),
+        ...Object.fromEntries(ofPath.map(each => [each.method, operationOf(each)])),
+      },
     ]),
   );
 }
+
+/** What is said of one operation of a path holds for all of them. */
+const serversOf = ([{ listeners } = {}]: readonly Partial<HttpOperation>[]): Pick<OpenApiPath, 'servers'> =>
+  listeners ? { servers: listeners.map(each => servers[each]) } : {};
 
 function operationOf(operation: HttpOperation): OpenApiOperation {
   const { id, tag, summary, description, body, bodyOptional, example } = operation;
@@ -208,18 +241,22 @@ const headers = {
 const headerRef = (name: keyof typeof headers): Ref => ({ $ref: `#/components/headers/${name}` });
 
 function responsesOf(operation: HttpOperation): OpenApiOperation['responses'] {
-  const { status, reply, otherStatus, example, door, effect } = operation;
+  const { status, reply, replyType, otherStatuses = {}, example, door, effect } = operation;
   const named =
     door === 'anybody' && effect === 'read' ? {} : { headers: { 'Request-Id': headerRef('RequestId') } };
-  const done = { description: 'Done.', ...named, content: json(componentRef(reply), example.reply) };
+  const content = contentOf(componentRef(reply), example.reply, replyType);
+  const done = { description: 'Done.', ...named, content };
   const failures = [...Map.groupBy(operation.codes, code => statusOf(operation, code))]
     .sort(([a], [b]) => a - b)
     .map(([at, codes]) => [String(at), failureOf(operation, at, codes)] as const);
   return {
     [status]: done,
-    ...(otherStatus === undefined
-      ? {}
-      : { [otherStatus]: { ...done, description: 'Not ready.', content: json(componentRef(reply)) } }),
+    ...Object.fromEntries(
+      Object.entries(otherStatuses).map(([other, description]) => [
+        other,
+        { ...done, description, content: contentOf(componentRef(reply), undefined, replyType) },
+      ]),
+    ),
     ...Object.fromEntries(failures),
   };
 }
@@ -299,6 +336,8 @@ function failed(status: number, codes: Codes): Pick<OpenApiResponse, 'descriptio
   };
 }
 
-const json = (schema: JsonSchema | Ref, example?: unknown): Content => ({
-  'application/json': { schema: { ...schema }, ...(example === undefined ? {} : { example }) },
+const contentOf = (schema: JsonSchema | Ref, example: unknown, type = 'application/json'): Content => ({
+  [type]: { schema: { ...schema }, ...(example === undefined ? {} : { example }) },
 });
+
+const json = (schema: JsonSchema | Ref, example?: unknown): Content => contentOf(schema, example);

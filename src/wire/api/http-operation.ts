@@ -26,14 +26,21 @@ export interface HttpOperation {
   readonly bodyOptional: boolean;
   readonly status: 200 | 201;
   readonly reply: z.ZodType;
-  /** A reply of the same shape with another status: what is not ready says so in its own words. */
-  readonly otherStatus?: 503;
+  /** Of the reply; JSON where nothing else is said. */
+  readonly replyType?: string;
+  /** Replies of the same shape with another status, and what that means: what is not ready says so in its own words. */
+  readonly otherStatuses?: Readonly<Partial<Record<501 | 503, string>>>;
+  /** Where it is answered; on that of callers where nothing else is said. */
+  readonly listeners?: readonly Listener[];
   readonly failure: Failure;
   /** Whatever it may fail with, each once. */
   readonly codes: readonly ErrorCode[];
   /** A request that works, with a key `treasury` in the slot `main`. */
   readonly example: Example;
 }
+
+/** That of callers, or the one for whoever operates the appliance. */
+export type Listener = 'api' | 'ops';
 
 export type Tag =
   | 'signing'

@@ -55,6 +55,7 @@ export const issuedToken = apiTokenView.extend({ token: z.string() });
 export const nothing = operations['close-session'].output;
 
 export const alive = z.object({ status: z.literal('ok') });
+export const exposition = z.string().meta({ description: 'The text format of Prometheus, version 0.0.4.' });
 export const openApi = z.looseObject({ openapi: z.string() });
 
 /** The wallet routes: answers are `{data}`, failures `{error}` with the code beside it. */

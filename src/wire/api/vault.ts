@@ -121,6 +121,6 @@ export const vaultOperations: readonly HttpOperation[] = [
       reply: vaultReplies.health,
     }),
     codes: [],
-    otherStatus: 503,
+    otherStatuses: { 503: 'Not ready.' },
   },
 ];
