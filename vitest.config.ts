@@ -13,10 +13,39 @@ const count = {
   },
 };
 
+/**
+ * Rooms whose tests change nothing that is the process's own: no variables, no modules of devices, no functions of
+ * Node. Their files share two processes and load what they test once; every other file has a process to itself.
+ */
+const shared = 'audit,client,custodian,e2e,foundation,gateway,policy,sealing,solana,store,wire';
+const nevertheless = [
+  'test/{audit,sealing,store}/{kill,kills}.test.ts', // to start a process takes longer from a large one
+  'test/custodian/{metrics,migration-kill,migration-pairs,slot-groups,soft-hsm}.test.ts',
+  'test/e2e/envelopes.test.ts',
+  'test/gateway/{openapi-fuzz,ops,request-log,routes-policy}.test.ts',
+];
+
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    // A PKCS#11 module reads its environment once per process and shares its login state: one process a file.
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'shared',
+          include: [`test/{${shared}}/**/*.test.ts`],
+          exclude: nevertheless,
+          isolate: false,
+        },
+      },
+      {
+        extends: true,
+        // A PKCS#11 module reads its environment once per process and shares its login state: one process a file.
+        test: {
+          name: 'alone',
+          include: ['test/*.test.ts', `test/!(${shared.replaceAll(',', '|')})/**/*.test.ts`, ...nevertheless],
+        },
+      },
+    ],
     pool: 'forks',
     maxWorkers: 2,
     // Hundreds of processes are started; each would compile the same sources again.

@@ -26,6 +26,10 @@ export const root = resolve(import.meta.dirname, '..', '..');
 export const keyslot = join(root, 'bin', 'keyslot');
 export const tokenLabel = 'keyslot';
 
+/** For processes that are started without our environment: where compiled code is, which saves half of a short one. */
+const { NODE_COMPILE_CACHE } = process.env;
+export const compiled: Record<string, string> = NODE_COMPILE_CACHE ? { NODE_COMPILE_CACHE } : {};
+
 /** What a test changes in `keyslot.yaml`; loose, because some tests make it wrong. */
 export interface YamlConfig {
   [setting: string]: unknown;
@@ -66,7 +70,7 @@ export async function prepareHome(
   const addToken = async (label: string, pin = files.userPin) => {
     using soPin = secretFile(files.soPin);
     using userPin = secretFile(pin);
-    await createToken({ module, label, soPin, userPin }, { SOFTHSM2_CONF: files.softhsmConf });
+    await createToken({ module, label, soPin, userPin }, { SOFTHSM2_CONF: files.softhsmConf, ...compiled });
   };
   if (options.token !== false) await addToken(tokenLabel);
   const yaml = join(path, 'keyslot.yaml');

@@ -21,6 +21,7 @@ import { encodeBase58 } from '../../src/foundation/base58.ts';
 import { publicKeyFromSeed } from '../../src/foundation/ed25519.ts';
 import { Secret } from '../../src/foundation/secret.ts';
 import { encryptedFileForm } from '../../src/sealing/page-forms.ts';
+import { rememberingCommands } from '../sealing/remembered-scrypt.ts';
 import { type Appliance, base64, keyslot, type Ran, root, run, serve } from './appliance.ts';
 
 /** `keyslot envelopes`: key files of the agentic-wallet program looked at, and rewritten, by the command itself. */
@@ -57,9 +58,12 @@ type Variables = Record<string, string | undefined>;
 const byWallet = (one: { walletId: string }, other: { walletId: string }) =>
   one.walletId < other.walletId ? -1 : 1;
 
+// The same files are opened again and again: of each, what scrypt makes of it is computed by the first command only.
+const remembering = rememberingCommands(folder);
+
 async function inspected(dir: string, more: Variables = {}): Promise<InspectedEnvelope[]> {
   const ran = await run(keyslot, ['envelopes', 'inspect', dir, '--json'], {
-    environment: { ...environment, ...more },
+    environment: { ...environment, ...remembering, ...more },
   });
   expect(ran.status, ran.stderr).toBe(0);
   return JSON.parse(ran.stdout);
@@ -67,7 +71,7 @@ async function inspected(dir: string, more: Variables = {}): Promise<InspectedEn
 
 const upgrade = (dir: string, flags: readonly string[] = [], more: Variables = {}): Promise<Ran> =>
   run(keyslot, ['envelopes', 'upgrade', dir, '--json', ...flags], {
-    environment: { ...environment, ...more },
+    environment: { ...environment, ...remembering, ...more },
   });
 
 async function upgraded(dir: string, flags: readonly string[] = []): Promise<EnvelopeChange> {

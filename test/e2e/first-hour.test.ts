@@ -7,7 +7,7 @@ import { readConfig } from '../../src/appliance/config.ts';
 import { findSoftHsm, softhsmConf } from '../../src/appliance/development.ts';
 import { createToken } from '../../src/appliance/tokens.ts';
 import { Secret } from '../../src/foundation/secret.ts';
-import { type Appliance, keyslot, run, serve } from './appliance.ts';
+import { type Appliance, compiled, keyslot, run, serve } from './appliance.ts';
 
 /** The first hour of a newcomer with a token of their own: `keyslot init`, `keyslot serve`, a signature. */
 
@@ -25,7 +25,7 @@ beforeAll(async () => {
   writeFileSync(pinFile, 'a-pin-of-mine\n', { mode: 0o600 });
   using soPin = Secret.fromText('an-officer');
   using userPin = Secret.fromText('a-pin-of-mine');
-  await createToken({ module, label: 'mine', soPin, userPin }, { SOFTHSM2_CONF: conf });
+  await createToken({ module, label: 'mine', soPin, userPin }, { SOFTHSM2_CONF: conf, ...compiled });
   const flags = ['--hsm', 'softhsm2', '--token', 'mine', '--pin-file', pinFile, '--port', '0', '--json'];
   // The library's settings are those of the shell that it is started from.
   const made = await run(keyslot, ['init', '--home', home, ...flags], {

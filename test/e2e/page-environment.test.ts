@@ -19,6 +19,7 @@ import {
   type Appliance,
   base64,
   childrenOf,
+  compiled,
   expectProblem,
   keyslot,
   refusal,
@@ -173,7 +174,7 @@ describe('the environment alone starts a complete appliance', () => {
     writeFileSync(conf, `directories.tokendir = ${tokens}\nobjectstore.backend = file\n`, { mode: 0o600 });
     using soPin = Secret.fromText('87654321');
     using userPin = Secret.fromText('12345678');
-    await createToken({ module, label: 'page', soPin, userPin }, { SOFTHSM2_CONF: conf });
+    await createToken({ module, label: 'page', soPin, userPin }, { SOFTHSM2_CONF: conf, ...compiled });
     const home = freshHome();
     const appliance = await started(home, {
       WALLET_SIGNER_BACKEND: 'hsm',

@@ -3,20 +3,26 @@ import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { rolldown } from 'rolldown';
 import { describe, expect, it } from 'vitest';
 import { hex, id, listed, quickForm, sessionOver, TemporaryFolder } from './folder-lab.ts';
 
-const child = join(import.meta.dirname, 'save-child.ts');
 const kills = 1_000;
 const folders = 4;
 
-/** Compiled code stays in a folder: most of what starting the child costs is compiling it. */
+/** The child as one file, and as compiled code: to find and to compile its modules is most of what starting it costs. */
 class Compiled extends TemporaryFolder {
   readonly env = { ...process.env, NODE_COMPILE_CACHE: join(this.root, 'compiled') };
+  readonly child = join(this.root, 'save-child.mjs');
 
-  constructor() {
-    super();
-    execFileSync(process.execPath, [child, this.keys, 'first'], { env: this.env }); // who is killed leaves nothing there
+  async make(): Promise<this> {
+    await using bundle = await rolldown({
+      input: join(import.meta.dirname, 'save-child.ts'),
+      platform: 'node',
+    });
+    await bundle.write({ file: this.child, codeSplitting: false });
+    execFileSync(process.execPath, [this.child, this.keys, 'first'], { env: this.env }); // who is killed leaves nothing there
+    return this;
   }
 }
 
@@ -29,7 +35,7 @@ interface Killed {
 }
 
 /** Has a process make keys, one after the other, and kills it at some moment; before its first key at times. */
-async function killedSaving(at: TemporaryFolder, { env }: Compiled): Promise<Killed> {
+async function killedSaving(at: TemporaryFolder, { child, env }: Compiled): Promise<Killed> {
   const saving = spawn(process.execPath, [child, at.keys], { env, stdio: ['ignore', 'pipe', 'inherit'] });
   let printed = '';
   saving.stdout.setEncoding('utf8').on('data', (chunk: string) => {
@@ -61,7 +67,7 @@ async function survivors(at: TemporaryFolder): Promise<Acknowledged> {
 
 describe('a process that is killed while it saves keys', () => {
   it(`leaves no torn file and loses no key that it acknowledged: ${kills} times`, async () => {
-    using compiled = new Compiled();
+    using compiled = await new Compiled().make();
     let leftovers = 0;
     let keys = 0;
     const rounds = async (count: number) => {

@@ -1,5 +1,5 @@
 import crypto, { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 
@@ -12,13 +12,31 @@ import { join } from 'node:path';
 const compute = crypto.scrypt;
 const variable = 'KEYSLOT_TEST_REMEMBERED_SCRYPT';
 const file = process.env[variable];
-const remembered = new Map<string, string>(file ? JSON.parse(readFileSync(file, 'utf8')) : []);
+const remembered = new Map<string, string>(file && existsSync(file) ? answersIn(file) : []);
 
 /** How a child process that is part of a test is started, so that it remembers what is remembered here by now. */
 export function rememberingChild(folder: string): { args: readonly string[]; env: Record<string, string> } {
-  const path = join(folder, 'remembered-scrypt.json');
-  writeFileSync(path, JSON.stringify([...remembered]), { mode: 0o600 });
+  const path = join(folder, 'remembered-scrypt');
+  writeFileSync(path, [...remembered].map(lineOf).join(''), { mode: 0o600 });
   return { args: ['--import', import.meta.url], env: { [variable]: path } };
+}
+
+/** The environment of commands that a test runs one after the other: each remembers what those before it computed. */
+export const rememberingCommands = (folder: string): Record<string, string> => ({
+  NODE_OPTIONS: `--import=${import.meta.url}`,
+  [variable]: join(folder, 'remembered-scrypt'),
+});
+
+function answersIn(path: string): [string, string][] {
+  const lines = readFileSync(path, 'utf8').split('\n').slice(0, -1);
+  return lines.map(line => line.split(' ', 2) as [string, string]);
+}
+
+const lineOf = ([question, answer]: readonly [string, string]): string => `${question} ${answer}\n`;
+
+const news = new Map<string, string>();
+if (file) {
+  process.on('exit', () => appendFileSync(file, [...news].map(lineOf).join(''), { mode: 0o600 }));
 }
 
 function scrypt(...[password, salt, length, cost, answer]: Parameters<typeof compute>): void {
@@ -27,7 +45,10 @@ function scrypt(...[password, salt, length, cost, answer]: Parameters<typeof com
   // Never before this call returns, as Node would not; fresh bytes, because whoever asked may wipe them.
   if (known) return void setImmediate(() => answer(null, Buffer.from(known, 'hex')));
   compute(password, salt, length, cost, (error, key) => {
-    if (!error) remembered.set(question, key.toString('hex'));
+    if (!error) {
+      remembered.set(question, key.toString('hex'));
+      news.set(question, key.toString('hex'));
+    }
     answer(error, key);
   });
 }
