@@ -6,7 +6,7 @@ import type { Call } from '../wire/custodian.ts';
 import { mayDo, mayEnter } from './authority.ts';
 import type { CallerSessions } from './caller-sessions.ts';
 import { type GrantOperation, mayRead, mayUse, type Target } from './grants.ts';
-import type { Identity } from './identities.ts';
+import { type Identity, isKnownBySame } from './identities.ts';
 import { keyUnknown } from './keys.ts';
 import type { SlotGroups } from './slot-groups.ts';
 import type { BoundSigner, SlotKeeper } from './slot-keeper.ts';
@@ -165,11 +165,13 @@ export class Door {
     this.refuseKind(record, now, kind);
   }
 
-  /** Who the caller is by now. CREDENTIAL_UNKNOWN; for one who was changed, the failures of the door. */
+  /** Who the caller is by now. CREDENTIAL_UNKNOWN, also for one who is known by something else now; for one who was changed, the failures of the door. */
   #refuseChanged(entry: Entry, record: KeyRecord): Identity {
     const { identity } = entry;
     const now = this.#identityOf(identity.name);
-    if (!now) throw new KeyslotError('CREDENTIAL_UNKNOWN', `${identity.name} is no identity any more.`);
+    if (!now || !isKnownBySame(identity, now)) {
+      throw new KeyslotError('CREDENTIAL_UNKNOWN', `${identity.name} is not who it was.`);
+    }
     if (now !== identity) this.#refuseOutside(entry, now, record);
     return now;
   }

@@ -41,8 +41,14 @@ export interface IdentityChanges {
   readonly gone: readonly string[];
   /** Who is the same by name only. */
   readonly changed: readonly string[];
+  /** Of these, who is known by something else now. */
+  readonly rekeyed: readonly string[];
   readonly leftOut: readonly KeyslotError[];
 }
+
+/** Whether both are recognised by the same, and log in with the same. */
+export const isKnownBySame = (one: Identity, other: Identity | undefined): boolean =>
+  isDeepStrictEqual([one.recognisedBy, one.appRole], [other?.recognisedBy, other?.appRole]);
 
 /** Credential → identity. Deny by default: what is not listed is nobody. */
 export class Identities {
@@ -137,6 +143,9 @@ export class Identities {
         configured: kept,
         gone: before.filter(isGone).map(({ name }) => name),
         changed: before.filter(each => !isGone(each)).map(({ name }) => name),
+        rekeyed: before
+          .filter(each => !isGone(each) && !isKnownBySame(each, next.get(each.name)))
+          .map(({ name }) => name),
         leftOut,
       };
     };

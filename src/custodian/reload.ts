@@ -97,7 +97,7 @@ export class Reloading {
     });
 
     // From here on nothing is awaited and nothing fails.
-    const { gone, changed, leftOut } = replacePeople()();
+    const { gone, changed, rekeyed, leftOut } = replacePeople()();
     replacePolicies();
     const ended = this.#exchange(next, made, slots);
     regroup.take();
@@ -105,7 +105,7 @@ export class Reloading {
     approvals.require(next.approvals);
     this.#world.setExports(next.exports);
     for (const name of [...gone, ...changed]) approvals.forget(name);
-    for (const name of gone) sessions.closeAllBy(name);
+    for (const name of [...gone, ...rekeyed]) sessions.closeAllBy(name);
     for (const { id } of ended) sessions.closeAllOf(id);
 
     for (const err of leftOut) this.#world.log.error({ err }, 'an identity of the API gave way');

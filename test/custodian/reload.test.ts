@@ -53,6 +53,9 @@ const something: ReloadDiff = {
   settings: ['exports.enabled'],
 };
 const identities: readonly Identity[] = Object.values(people);
+const rekeyed = identities.map(each =>
+  each.name === 'signer' ? { ...each, recognisedBy: { token: sha256('another token') } } : each,
+);
 const everything = everythingAllowed('everything', 'all');
 
 const source = async (): Promise<Configuration> => {
@@ -433,9 +436,26 @@ describe('a slot', () => {
   });
 });
 
+it('ends the PIN sessions of who is known by something else, also when it is taken back', async () => {
+  await start();
+  const session = await lab.session('signer');
+  const closing = () => refusal(lab.ask('signer', 'close-session', {}, { session }));
+  next = { people: { identities: rekeyed } };
+  expect(await reload()).toBe('none');
+  expect(await closing()).toBe('CREDENTIAL_UNKNOWN');
+  next = {};
+  expect(await reload()).toBe('none');
+  expect(await closing()).toBe('SESSION_EXPIRED');
+});
+
 describe('a signature that is being made', () => {
   it.each([
     ['whose caller is gone', 'CREDENTIAL_UNKNOWN', () => ({ people: { identities: without('signer') } })],
+    [
+      'whose caller is known by something else',
+      'CREDENTIAL_UNKNOWN',
+      () => ({ people: { identities: rekeyed } }),
+    ],
     ['whose caller has other roles', 'KEY_UNKNOWN', () => ({ people: { identities: demoted } })],
     ['whose caller has no grants any more', 'KEY_UNKNOWN', () => ({ people: { identities: bare } })],
   ])('and %s is not given out: %s', async (_what, code, configuration) => {
