@@ -75,6 +75,7 @@ const benchPolicy = {
  */
 export interface Appliance {
   readonly url: string;
+  readonly opsUrl: string;
   readonly pid: number;
   readonly publicKey: string;
 }
@@ -112,28 +113,30 @@ export async function startAppliance(
     await exited;
     clearTimeout(timer);
   });
-  const url = await announcedUrl(child.stdout, exited, logFile);
+  const { url, opsUrl } = await announced(child.stdout, exited, logFile);
   const connection = new Connection(readConfig(home));
   const { publicKey } = await connection.post<KeyView>('/v1/keys', { id: benchKey, slot: 'main' });
-  return { url, pid: child.pid ?? 0, publicKey };
+  return { url, opsUrl, pid: child.pid ?? 0, publicKey };
 }
 
 // A little more than the appliance grants its own processes.
 const stop_ms = 12_000;
 
 /** The line that says where the appliance listens; when it ends instead, the end of its log says why. */
-async function announcedUrl(
+async function announced(
   output: Readable | null,
   exited: Promise<void>,
   logFile: string,
-): Promise<string> {
-  const { promise, resolve: found } = Promise.withResolvers<string>();
+): Promise<Announced> {
+  const { promise, resolve: found } = Promise.withResolvers<Announced>();
   let text = '';
   output?.on('data', chunk => {
     text += String(chunk);
-    if (text.startsWith('{"url"') && text.includes('\n')) found((JSON.parse(text) as { url: string }).url);
+    if (text.startsWith('{"url"') && text.includes('\n')) found(JSON.parse(text) as Announced);
   });
-  const url = await Promise.race([promise, exited]);
-  if (url) return url;
+  const said = await Promise.race([promise, exited]);
+  if (said) return said;
   throw new Error(`The appliance did not start. ${text}${readFileSync(logFile, 'utf8').slice(-2_000)}`);
 }
+
+type Announced = Pick<Appliance, 'url' | 'opsUrl'>;

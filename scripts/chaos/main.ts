@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { audit } from './audit.ts';
 import { corrupted } from './corrupted.ts';
 import { faults } from './faults.ts';
-import type { Figure, Scenario } from './figure.ts';
+import type { Scenario } from './figure.ts';
 import { type Flags, parsedFlags, usage } from './flags.ts';
 import { groups } from './groups.ts';
 import { kills } from './kills.ts';
@@ -11,6 +11,7 @@ import { latency } from './latency.ts';
 import { overload } from './overload.ts';
 import { pin } from './pin.ts';
 import { isSound, type Report, reportJson, reportText } from './report.ts';
+import { runAll } from './scenarios.ts';
 
 /**
  * `npm run chaos`: what Keyslot promises for the day on which its HSM fails, measured on that day. Each scenario has
@@ -21,16 +22,10 @@ const scenarios: readonly Scenario[] = [faults, kills, corrupted, pin, groups, o
 
 async function main(flags: Flags): Promise<boolean> {
   const began_ms = performance.now();
-  const figures: Figure[] = [];
-  const broken: Record<string, string> = {};
-  const notes: string[] = [];
-  for (const scenario of scenarios.filter(({ name }) => flags.only.includes(name))) {
-    if (interrupted.signal.aborted) broken[scenario.name] = interruption();
-    else await runOne(scenario, flags, { figures, broken, notes });
-  }
-  progress('');
+  const wanted = scenarios.filter(({ name }) => flags.only.includes(name));
+  const found = await runAll(wanted, flags.short, flags.short ? short_s_max : long_s_max);
   const seconds = Math.round((performance.now() - began_ms) / 100) / 10;
-  const report: Report = { figures, broken, notes, short: flags.short, seconds };
+  const report: Report = { ...found, short: flags.short, seconds };
   const json = reportJson(report);
   mkdirSync(dirname(flags.result), { recursive: true });
   writeFileSync(
@@ -42,64 +37,9 @@ async function main(flags: Flags): Promise<boolean> {
   return isSound(report);
 }
 
-interface Found {
-  readonly figures: Figure[];
-  readonly broken: Record<string, string>;
-  readonly notes: string[];
-}
-
-/** Whatever the scenario started has ended when this returns. */
-async function runOne(
-  { name, run }: Scenario,
-  { short }: Flags,
-  { figures, broken, notes }: Found,
-): Promise<void> {
-  const say = (text: string) => progress(`${name}: ${text}`);
-  const stack = new AsyncDisposableStack();
-  const stopped = Promise.withResolvers<never>();
-  stopped.promise.catch(() => undefined); // told to whoever waits; nobody may
-  const stop = () => stopped.reject(new Error(interruption()));
-  const limit_s = short ? short_s_max : long_s_max;
-  const late = setTimeout(
-    () => stopped.reject(new Error(`It took more than ${limit_s} s.`)),
-    limit_s * 1_000,
-  );
-  interrupted.signal.addEventListener('abort', stop);
-  strayed = stopped.reject;
-  try {
-    say('starting');
-    const running = run({ short, stack, progress: say, note: text => notes.push(`${name}: ${text}`) });
-    running.catch(() => undefined); // one that was interrupted fails when its appliance is taken away
-    figures.push(...(await Promise.race([running, stopped.promise])));
-  } catch (thrown) {
-    broken[name] = thrown instanceof Error ? thrown.message : String(thrown);
-    if (!interrupted.signal.aborted) console.error(thrown);
-  } finally {
-    clearTimeout(late);
-    interrupted.signal.removeEventListener('abort', stop);
-    say('stopping');
-    await stack.disposeAsync();
-  }
-}
-
 // What hangs must not hang whoever waits for the figures.
 const short_s_max = 120;
 const long_s_max = 3_600;
-
-/** What is going on now, for somebody who watches; nothing in a pipe. */
-function progress(text: string): void {
-  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`);
-}
-
-/** A failure that nobody waits for ends its scenario, and not this process: it has an appliance to stop. */
-let strayed: (thrown: unknown) => void = () => undefined;
-process.on('unhandledRejection', thrown => strayed(thrown));
-
-const interrupted = new AbortController();
-const interruption = () => `Interrupted by ${String(interrupted.signal.reason)}.`;
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.on(signal, () => interrupted.abort(signal));
-}
 
 const names = scenarios.map(({ name }) => name);
 /** A minute is too short for a long audit log, and one in memory has nothing of an HSM. */
