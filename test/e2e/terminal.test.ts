@@ -22,7 +22,8 @@ interface Ended {
 
 /** A command on a terminal of its own (util-linux script), where something is typed once it shows what is waited for. */
 function typing(keys: string, args: string, awaited: (shown: string) => boolean): Promise<Ended> {
-  const command = `'${keyslot}' ${args} --home '${home.path}'`;
+  // In the place of the shell, which would end by Ctrl-C itself.
+  const command = `exec '${keyslot}' ${args} --home '${home.path}'`;
   const child = spawn('script', ['-qec', command, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
   const { promise, resolve } = Promise.withResolvers<Ended>();
   let shown = '';
