@@ -16,6 +16,7 @@ export class Guests implements Disposable {
   readonly #max: number;
   readonly #patience_ms: Readonly<Record<Standing, number>>;
   readonly #pipelined_max: number;
+  readonly #check_ms: number;
   readonly #sweep: NodeJS.Timeout;
   readonly #byAddress = new Map<string, Guest>();
   readonly #bySocket = new WeakMap<Socket, Guest>();
@@ -32,6 +33,7 @@ export class Guests implements Disposable {
     const { connections_max, pipelined_max, handshake_ms, request_ms, idle_ms, taking_ms, check_ms } = bounds;
     this.#max = connections_max;
     this.#pipelined_max = pipelined_max;
+    this.#check_ms = check_ms;
     const resting_ms = idle_ms + request_ms + 2 * check_ms;
     this.#patience_ms = {
       stranger: handshake_ms + request_ms + 2 * check_ms,
@@ -142,7 +144,8 @@ export class Guests implements Disposable {
   #dismissFirst(standings: readonly Standing[]): void {
     for (const standing of standings) {
       const [first] = this.#standing[standing];
-      if (!first) continue;
+      // Every answer takes a moment to be taken.
+      if (!first || (standing === 'taking' && performance.now() - first.since_ms < this.#check_ms)) continue;
       this.#dismiss(first);
       return;
     }

@@ -1,5 +1,6 @@
 import type { RequestListener } from 'node:http';
 import { connect as connectTcp, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Authority, createAuthority, type Issued } from '../../src/appliance/certificates.ts';
@@ -242,10 +243,28 @@ describe('a house that is full', () => {
     stuck.socket.pause();
     stuck.send('/large');
     await eventually('an answer on its way', () => stuck.socket.bytesRead > 0);
+    await sleep(2 * patient.check_ms);
     const next = await (await Caller.tls(listener)).asks();
     stuck.socket.resume();
     expect((await stuck.closed).length).toBeLessThan(large.byteLength);
     expect([...quiet, next].map(each => each.isOpen)).toEqual([true, true, true]);
+  });
+
+  it('of answers that are on their way lets them be taken, and asks who is quiet to leave', async () => {
+    const listener = await open({ connections_max: 3, check_ms: 60_000 });
+    const [first, second] = [
+      await (await Caller.tls(listener)).asks(),
+      await (await Caller.tls(listener)).asks(),
+    ];
+    const taking = await Caller.tls(listener);
+    taking.socket.pause();
+    taking.send('/large');
+    await eventually('an answer on its way', () => taking.socket.bytesRead > 0);
+    const next = await (await Caller.tls(listener)).asks();
+    await ended(first);
+    taking.socket.resume();
+    await eventually('the whole answer', () => taking.heard.length > large.byteLength);
+    expect([second, taking, next].map(each => each.isOpen)).toEqual([true, true, true]);
   });
 
   it('of requests that are being answered answers them all, and whoever comes has to wait', async () => {

@@ -40,9 +40,10 @@ export const asvs: readonly AsvsItem[] = [
     item: '8.3.2',
     asks: 'changes of rights that hold at once',
     state: 'met',
-    how: 'Every request asks policies, identities, tokens and freezes as they are at that moment. A JWT is good until it ends; removing its identity, or its key at the issuer, ends it.',
+    how: 'Every request asks policies, identities, tokens and freezes as they are at that moment, and is asked again in front of the device. A JWT is good until it ends; removing its identity, or its key at the issuer, ends it.',
     proof: [
       ...of('custodian/policy-book.test.ts', 'hold from the next request on, and survive a restart'),
+      ...of('custodian/reload.test.ts', 'and %s is not given out: %s'),
       ...of(
         'custodian/identities.test.ts',
         'end at once when they are removed, with their tokens, and the name brings nothing back',

@@ -161,7 +161,7 @@ export const threats: readonly Threat[] = [
     attacker: 'crafted input',
     tries: 'to pollute prototypes, to smuggle requests, to exhaust the listener',
     defence:
-      '`--disable-proto=throw`, closed schemas, caps on bodies, headers, connections and time, one reading of where a body ends.',
+      '`--disable-proto=throw`, closed schemas, caps on bodies, headers, connections and time, one reading of where a body ends; a full house makes room by those who only stand in it.',
     proof: [
       ...of('wire/http.test.ts', 'cannot pass a field in by its prototype'),
       ...of('wire/frames.test.ts', 'leaves the prototype of a head alone'),
@@ -169,6 +169,15 @@ export const threats: readonly Threat[] = [
         'e2e/bad-input.test.ts',
         'two ideas of where a body ends are refused, and nothing behind them is answered',
         'many slow half requests do not keep others from being served',
+      ),
+      ...of(
+        'e2e/hostile.test.ts',
+        'a thousand slow and half-open connections and floods of all sorts get what they are promised, and everybody else signatures',
+      ),
+      ...of(
+        'gateway/listener.test.ts',
+        'of connections without a request has at most half of it for them, the latest ones',
+        'of requests that are being answered answers them all, and whoever comes has to wait',
       ),
     ],
   },
