@@ -82,9 +82,9 @@ export class Reloading {
       replacePeople(); // what it is refused for is known before anything is written
       const regroup = groups.replacing(next.groups, slots);
       try {
+        // Before the store: where nothing can be recorded, nothing is changed anywhere.
+        await recorder.event({ actor: by, operation: 'reload', detail: detailOf(next.diff) });
         const replacePolicies = await book.replacing({ configured: next.policies, now });
-        const detail = detailOf(next.diff);
-        await recorder.event({ actor: by, operation: 'reload', detail });
         return { replacePeople, regroup, replacePolicies };
       } catch (error) {
         regroup[Symbol.dispose]();
