@@ -9,6 +9,7 @@ import { Secret } from '../../src/foundation/secret.ts';
 import { everythingAllowed } from '../../src/policy/permissive.ts';
 import type { OperationName } from '../../src/wire/custodian.ts';
 import type { ReloadDiff } from '../../src/wire/reload.ts';
+import { errno, faulty } from '../audit/lab.ts';
 import { Device, failing, Gate, pinText } from './device.ts';
 import {
   absolute_ms,
@@ -280,6 +281,23 @@ describe('a configuration that cannot be taken', () => {
     expect(main.pinsHeard).toHaveLength(1);
     await late.behind(async () => undefined); // it is not open any more
   });
+});
+
+it('that cannot be recorded is not taken, and the store hears nothing of it', async () => {
+  const full = faulty((operation, _file, _path, bytes) => {
+    const text = Buffer.from(bytes).toString();
+    if (operation === 'write' && text.includes('"type":"event"') && text.includes('"operation":"reload"')) {
+      throw errno('ENOSPC');
+    }
+  });
+  await start({ audit: { file: full } });
+  const before = await policies();
+  next = { policies: [everything, { ...everything, name: 'more' }] };
+  expect(await reload()).toBe('AUDIT_UNAVAILABLE');
+  expect(await policies()).toEqual(before);
+  using database = new DatabaseSync(lab.storeFile, { readOnly: true });
+  expect(database.prepare("SELECT name FROM policies WHERE name = 'more'").all()).toEqual([]);
+  expect(fates).toEqual(['disposed']);
 });
 
 describe('tokens', () => {
